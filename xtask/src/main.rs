@@ -1,1 +1,42 @@
-fn main() {}
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask`: how people build, lint and test ktlsshim. One verb per chore, one file per verb;
+//! everything that a verb makes or fetches lies under `target/`.
+
+mod dmesg;
+mod fetch;
+mod here;
+mod host;
+mod image;
+mod kernel;
+mod paths;
+mod vm;
+
+use clap::{Parser, Subcommand};
+
+/// Chores of ktlsshim
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run a command in a throwaway virtual machine with the kernel module
+    Vm(vm::Vm),
+}
+
+fn main() {
+    let result = match Cli::parse().verb {
+        Verb::Vm(verb) => verb.run(),
+    };
+    match result {
+        Ok(status) => std::process::exit(status),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            // As env, nohup and timeout do: 125 is the tool's own failure, not the command's.
+            std::process::exit(125);
+        }
+    }
+}
