@@ -152,24 +152,48 @@ struct alg_tls_tx {
 	u8 *digest;			/* unused key digest storage: see attach.c */
 };
 
-/* Receive: belongs to rx.c, which may change it at will. */
+/*
+ * Receive: belongs to the rx files, which may change it at will.  A buffer for
+ * one record is an array of single pages: no order-3 allocation, and a spliced
+ * reader is given the pages themselves.
+ */
+#define ALG_TLS_RX_WIRE		(ALG_TLS_HDR + ALG_TLS_EXPLICIT + \
+				 ALG_TLS_PLAIN_MAX + 1 + ALG_TLS_TAG)
+#define ALG_TLS_RX_PAGES	DIV_ROUND_UP(ALG_TLS_RX_WIRE, PAGE_SIZE)
+#define ALG_TLS_RX_PIN		12	/* user pages of one record */
+#define ALG_TLS_RX_SRC		40	/* fragments before we copy instead */
+
+struct alg_tls_buf {
+	struct page *page[ALG_TLS_RX_PAGES];	/* NULL: not allocated */
+};
+
 struct alg_tls_rx {
 	u32 copied_seq;			/* as we left it; else ESTALE */
 	int lowat;			/* the program's sk_rcvlowat */
-	/* a record of another type was seen or taken; all readers stop there */
+	int lowat_set;			/* ours; another value is the program's */
+	unsigned int need;		/* TCP bytes missing to a whole record */
+	/* a record of another type was seen; readers without cmsg stop there */
 	u8 parked;			/* its content type, 0 is none */
 	bool need_key;			/* a KeyUpdate was taken: EKEYEXPIRED */
 	bool eof;			/* close_notify was taken */
+	u8 tail;			/* TLS 1.3: last byte of an opened record */
+	/* the handshake message that the last taken record broke off in */
+	u8 hs_hdr[4];
+	u8 hs_have;			/* valid bytes of hs_hdr */
+	u32 hs_skip;			/* body bytes still to come */
 	/* wire bytes taken off TCP, not yet opened; never a whole record */
-	u8 *staged;
+	struct alg_tls_buf stage;
 	unsigned int staged_len;
-	unsigned int staged_size;
 	/* unread rest of the last opened record */
-	u8 *rest;
+	struct alg_tls_buf rest;
 	unsigned int rest_off;
 	unsigned int rest_len;
-	unsigned int rest_size;
 	u8 rest_type;
+	/* valid only while one record is being opened */
+	unsigned int pinned;
+	struct page *pin[ALG_TLS_RX_PIN];
+	struct scatterlist src[ALG_TLS_RX_SRC];
+	struct scatterlist dst[ALG_TLS_RX_PIN + 2]; /* AAD, pages, tail */
 };
 
 struct alg_tls_ctx {
