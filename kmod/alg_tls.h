@@ -118,9 +118,9 @@ struct alg_tls_dir {
 	struct alg_tls_req *req;
 	u8 nonce[ALG_TLS_NONCE];	/* salt || iv; TX TLS 1.2 AES: next explicit */
 	u8 seq[ALG_TLS_SEQ];		/* of the next record, big endian */
-	bool wrapped;			/* seq was all ones and has been used */
 	int err;			/* sticky, negative; until detach/re-key */
 	u32 gen;			/* +1 for each attach, detach, re-key */
+	u64 digest;			/* of the key (TX) */
 };
 
 /*
@@ -149,7 +149,8 @@ struct alg_tls_tx {
 	struct scatterlist src[ALG_TLS_TX_PAGES + 2]; /* AAD, pages, type */
 	struct scatterlist dst[ALG_TLS_OUT_PIECES + 1];
 	u8 type;			/* inner content type (TLS 1.3) */
-	u8 *digest;			/* unused key digest storage: see attach.c */
+	bool corked;			/* TCP was told that more will come */
+	bool broken;			/* a hand-over was short: reset at unlock */
 };
 
 /*
@@ -198,7 +199,7 @@ struct alg_tls_rx {
 
 struct alg_tls_ctx {
 	struct sock *op;		/* our own sock, not counted */
-	struct net *net;		/* sock_net(op) */
+	struct alg_tls_mib __percpu *mib; /* of sock_net(op) */
 	const struct alg_tls_name *name;
 	struct mutex ctl;
 
@@ -216,9 +217,9 @@ struct alg_tls_ctx {
 
 	/* last TX key, as keyed digest, to refuse its reuse (attach.c) */
 	bool last_set;
-	u8 last_digest[32];
-	u8 last_seq[ALG_TLS_SEQ];	/* first one that is still unused */
-	u8 last_nonce[ALG_TLS_EXPLICIT];
+	u64 last_digest;
+	u64 last_seq;			/* first one that is still unused */
+	u64 last_nonce;
 };
 
 static inline struct alg_tls_ctx *alg_tls_ctx(struct socket *sock)
@@ -281,7 +282,7 @@ int alg_tls_stat_init(void);
 void alg_tls_stat_exit(void);
 
 #define alg_tls_stat_add(ctx, id, n) \
-	this_cpu_add(alg_tls_mib((ctx)->net)->v[ALG_TLS_S_##id], (n))
+	this_cpu_add((ctx)->mib->v[ALG_TLS_S_##id], (n))
 #define alg_tls_stat_inc(ctx, id)	alg_tls_stat_add(ctx, id, 1)
 #define alg_tls_stat_dec(ctx, id)	alg_tls_stat_add(ctx, id, -1)
 
@@ -320,8 +321,11 @@ int alg_tls_open(struct alg_tls_dir *d, const u8 *hdr, const u8 *nonce,
 		 struct scatterlist *src, struct scatterlist *dst,
 		 unsigned int len);
 
-/* -EOVERFLOW if the next number is unusable (all ones or wrapped). */
-int alg_tls_seq_check(struct alg_tls_ctx *ctx, struct alg_tls_dir *d);
+/*
+ * False if the next number is all ones: it is never used, so that it cannot
+ * wrap.  The caller returns alg_tls_count_err(ctx, -EOVERFLOW).
+ */
+bool alg_tls_seq_ok(const struct alg_tls_dir *d);
 void alg_tls_seq_next(struct alg_tls_dir *d);
 
 /* --------------------------------------- what core offers (core.c) --- */
@@ -353,14 +357,17 @@ int alg_tls_breathe(struct alg_tls_ctx *ctx, struct alg_tls_dir *d,
 bool alg_tls_nonblock(struct alg_tls_ctx *ctx, int flags);
 
 /*
- * Sleep until @cond, under the rules of the claim: takes the TCP file for the
- * duration (-ENOTCONN if it is closing), drops the TCP lock, wakes also
- * when d->gen moves.  @cond runs with the TCP lock held.  Returns 0 when
- * alg_tls_check() passed and the caller should look again; else the error:
- * the check's, -EAGAIN (*timeo used up), or sock_intr_errno(*timeo).
+ * Sleep until one wake-up of the TCP socket (data, space, error, FIN, detach,
+ * re-key), under the rules of the claim: takes the TCP file for the duration
+ * (-ENOTCONN if it is closing) and drops the TCP lock.  Nothing that happens
+ * after the call began is missed; the caller looks at everything anew and
+ * calls again.  Returns 0 when alg_tls_check() passed; else the check's
+ * error, -EAGAIN (*timeo is used up), or sock_intr_errno(*timeo).
  */
-int alg_tls_wait(struct alg_tls_ctx *ctx, struct alg_tls_dir *d, long *timeo,
-		 bool (*cond)(struct alg_tls_ctx *ctx));
+int alg_tls_wait(struct alg_tls_ctx *ctx, struct alg_tls_dir *d, long *timeo);
+
+/* Reference to the file of the TCP socket, NULL if it is closing. TCP lock. */
+struct file *alg_tls_file_get(struct alg_tls_ctx *ctx);
 
 /* Wake everybody who sleeps or polls on the TCP socket (and so on the op). */
 void alg_tls_wake(struct alg_tls_ctx *ctx);
