@@ -22,8 +22,8 @@ const KERNEL_STAT: &str = "/proc/net/alg_tls_stat";
 const MAINLINE_STAT: &str = "/proc/net/tls_stat";
 
 /// Who is preloaded, and whether OpenSSL's own kernel TLS is switched on, in one run.
-struct Scenario {
-    name: &'static str,
+pub struct Scenario {
+    pub name: &'static str,
     server: bool,
     client: bool,
     openssl_ktls: bool,
@@ -33,7 +33,7 @@ const fn scenario(name: &'static str, server: bool, client: bool, openssl_ktls: 
     Scenario { name, server, client, openssl_ktls }
 }
 
-const TRANSFERS: [Scenario; 5] = [
+pub const TRANSFERS: [Scenario; 5] = [
     scenario("plain", false, false, false),
     scenario("openssl-ktls", false, false, true),
     scenario("shim-server", true, false, false),
@@ -41,7 +41,7 @@ const TRANSFERS: [Scenario; 5] = [
     scenario("shim-both", true, true, false),
 ];
 
-const COSTS: [Scenario; 3] = [
+pub const COSTS: [Scenario; 3] = [
     scenario("plain", false, false, false),
     scenario("openssl-ktls", false, false, true),
     scenario("shim-server", true, false, false),
@@ -217,7 +217,7 @@ impl Guest {
              \tscgi_temp_path {work}/nginx;\n\tsendfile on;\n\tserver {{\n\
              \t\tlisten 127.0.0.1:{PORT} ssl;\n\t\tssl_protocols TLSv{version};\n\
              \t\tssl_certificate {work}/cert.pem;\n\t\tssl_certificate_key {work}/key.pem;\n\
-             \t\troot {work}/www;\n\t}}\n}}\n"
+             \t\troot {work}/www;\n\t\tlocation /copy/ {{ alias {work}/www/; sendfile off; }}\n\t}}\n}}\n"
         ))?;
         let mut command = Command::new("nginx");
         command.arg("-c").arg(&conf).stdin(Stdio::null()).stdout(Stdio::null());

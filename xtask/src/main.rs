@@ -2,6 +2,10 @@
 //! `cargo xtask`: how people build, lint and test ktlsshim. One verb per chore, one file per verb;
 //! everything that a verb makes or fetches lies under `target/`.
 
+mod demo;
+mod demo_guest;
+mod demo_judge;
+mod demo_table;
 mod dmesg;
 mod fetch;
 mod here;
@@ -25,11 +29,14 @@ struct Cli {
 enum Verb {
     /// Run a command in a throwaway virtual machine with the kernel module
     Vm(vm::Vm),
+    /// Show the main job: nginx and curl, with and without ktlsshim
+    Demo(demo::Demo),
 }
 
 fn main() {
     let result = match Cli::parse().verb {
         Verb::Vm(verb) => verb.run(),
+        Verb::Demo(verb) => verb.run(),
     };
     match result {
         Ok(status) => std::process::exit(status),
