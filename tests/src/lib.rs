@@ -15,12 +15,15 @@ pub mod keys;
 pub mod net;
 pub mod op;
 pub mod peer;
+pub mod programs;
+pub mod programs_fixture;
 pub mod sys;
+pub mod traffic;
 pub mod watch;
 
-pub use fixture::{Link, SUITES, duo};
-pub use keys::{Cipher, Keys, Version};
+pub use fixture::{FORMS, Link, SUITES, duo, pattern};
+pub use keys::{Cipher, Keys, Version, random};
 pub use op::{Dir, Op, Parent};
 pub use peer::{Fault, Peer, Record};
 pub use sys::{Errno, fail};
-pub use watch::{eventually, in_vm, in_vm_for, within};
+pub use watch::{eventually, in_vm, in_vm_for, ms, sleeper, within};
