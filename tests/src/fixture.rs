@@ -3,11 +3,14 @@
 //! independent peer (or a second kernel socket) on the other.
 
 use std::net::TcpStream;
+use std::sync::Arc;
 
 use crate::keys::{Cipher, Keys, Version};
 use crate::net;
 use crate::op::Op;
-use crate::peer::Peer;
+use crate::peer::{DATA, Peer, Record};
+use crate::sys;
+use crate::watch::eventually;
 
 /// Every protocol and cipher that the socket knows.
 pub const SUITES: [(Version, Cipher); 8] = [
@@ -26,7 +29,7 @@ pub const FORMS: [(Version, Cipher); 2] =
     [(Version::Tls12, Cipher::Aes128Gcm), (Version::Tls13, Cipher::Aes128Gcm)];
 
 pub struct Link {
-    pub op: Op,
+    pub op: Arc<Op>,
     pub tcp: TcpStream,
     pub peer: Peer,
     /// The op's keys as they were attached.
@@ -56,7 +59,32 @@ impl Link {
         let tx = Keys::random(version, cipher);
         let rx = Keys::random(version, cipher);
         let peer = Peer::new(pair.1, rx.clone(), tx.clone());
-        Link { op: Op::new(cipher.name()), tcp: pair.0, peer, tx, rx }
+        Link { op: Arc::new(Op::new(cipher.name())), tcp: pair.0, peer, tx, rx }
+    }
+
+    /// Sends `data` from a thread of its own and returns the records.
+    pub fn push(&mut self, data: &[u8]) -> Vec<Record> {
+        let op = Arc::clone(&self.op);
+        let copy = data.to_vec();
+        let sender = std::thread::spawn(move || op.send_all(&copy));
+        let mut records = Vec::new();
+        let mut have = 0;
+        while have < data.len() {
+            let record = self.peer.recv().expect("a record");
+            assert_eq!(record.kind, DATA);
+            assert!(data[have..].starts_with(&record.data), "bytes differ after {have}");
+            assert!(!record.data.is_empty(), "an empty record");
+            have += record.data.len();
+            records.push(record);
+        }
+        sender.join().expect("sender");
+        records
+    }
+
+    /// Waits until `len` bytes are on the TCP receive queue.
+    pub fn arrived(&self, len: usize) {
+        let there = eventually(|| sys::unread(&self.tcp) >= len);
+        assert!(there, "{} of {len} bytes arrived", sys::unread(&self.tcp));
     }
 
     /// Data crosses both ways: the connection is in order.
@@ -81,13 +109,13 @@ pub fn duo(
     pair: (TcpStream, TcpStream),
     version: Version,
     cipher: Cipher,
-) -> [(Op, TcpStream); 2] {
+) -> [(Arc<Op>, TcpStream); 2] {
     let there = Keys::random(version, cipher);
     let back = Keys::random(version, cipher);
     let (a, b) = (Op::new(cipher.name()), Op::new(cipher.name()));
     a.attach(&pair.0, Some(&there), Some(&back)).expect("attach");
     b.attach(&pair.1, Some(&back), Some(&there)).expect("attach");
-    [(a, pair.0), (b, pair.1)]
+    [(Arc::new(a), pair.0), (Arc::new(b), pair.1)]
 }
 
 /// Bytes that differ from their neighbours at every distance that matters.

@@ -183,3 +183,34 @@ pub fn read_exact(mut tcp: &TcpStream, len: usize) -> io::Result<Vec<u8>> {
     io::Read::read_exact(&mut tcp, &mut buf)?;
     Ok(buf)
 }
+
+/// A BPF sockmap with room for one socket.
+pub struct Sockmap(OwnedFd);
+
+impl Default for Sockmap {
+    fn default() -> Sockmap {
+        Sockmap::new()
+    }
+}
+
+impl Sockmap {
+    pub fn new() -> Sockmap {
+        const BPF_MAP_CREATE: i32 = 0;
+        const BPF_MAP_TYPE_SOCKMAP: u32 = 15;
+        let mut attr = [0; 128];
+        for (at, word) in [BPF_MAP_TYPE_SOCKMAP, 4, 4, 1].into_iter().enumerate() {
+            attr[at * 4..at * 4 + 4].copy_from_slice(&word.to_ne_bytes());
+        }
+        Sockmap(sys::own(sys::bpf(BPF_MAP_CREATE, &mut attr).expect("sockmap")))
+    }
+
+    pub fn insert(&self, fd: &impl AsRawFd) -> Res<()> {
+        const BPF_MAP_UPDATE_ELEM: i32 = 2;
+        let (key, value) = (0u32, fd.as_raw_fd());
+        let mut attr = [0; 128];
+        attr[..4].copy_from_slice(&self.0.as_raw_fd().to_ne_bytes());
+        attr[8..16].copy_from_slice(&(&raw const key as u64).to_ne_bytes());
+        attr[16..24].copy_from_slice(&(&raw const value as u64).to_ne_bytes());
+        sys::bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+    }
+}

@@ -270,3 +270,21 @@ pub fn become_nobody() {
     };
     assert_eq!(ret, 0, "setresuid");
 }
+
+/// Runs `call` while fd 0 is a duplicate of `fd`.
+pub fn with_stdin<T>(fd: &impl AsRawFd, call: impl FnOnce() -> T) -> T {
+    let saved = dup(&std::io::stdin());
+    // SAFETY: no memory is passed; fd 0 is restored below.
+    cvt_int(unsafe { libc::dup2(fd.as_raw_fd(), 0) }).expect("dup2");
+    let value = call();
+    // SAFETY: as above.
+    cvt_int(unsafe { libc::dup2(saved.as_raw_fd(), 0) }).expect("dup2");
+    value
+}
+
+/// bpf(2).
+pub fn bpf(command: i32, attr: &mut [u8; 128]) -> Res<i32> {
+    // SAFETY: the attributes are readable; addresses in them are the caller's.
+    let ret = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), attr.len()) };
+    cvt_int(ret as i32)
+}

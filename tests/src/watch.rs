@@ -5,6 +5,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::sys;
+
 /// A test body's limit. Generous: the machine may be emulated.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -57,4 +59,42 @@ pub fn eventually(mut test: impl FnMut() -> bool) -> bool {
 
 pub fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
+}
+
+/// A call that blocks, on a thread of its own.
+pub struct Sleeper<T> {
+    thread: thread::JoinHandle<T>,
+    pub tid: i32,
+}
+
+/// Starts `call` and returns once its thread sleeps in the kernel.
+pub fn sleeper<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Sleeper<T> {
+    let (tell, hear) = channel();
+    let thread = thread::spawn(move || {
+        let _ = tell.send(sys::this_thread());
+        call()
+    });
+    let tid = hear.recv().expect("thread");
+    let mut calm = 0;
+    let slept = eventually(|| {
+        calm = if sys::asleep(tid) { calm + 1 } else { 0 };
+        calm > 5 || thread.is_finished()
+    });
+    assert!(slept, "the call neither sleeps nor ends");
+    Sleeper { thread, tid }
+}
+
+impl<T> Sleeper<T> {
+    pub fn done(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// The call's value; fails if it does not end within ten seconds.
+    pub fn end(self) -> T {
+        assert!(eventually(|| self.thread.is_finished()), "still asleep");
+        match self.thread.join() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
 }
