@@ -41,7 +41,8 @@ static COMPLAINT: LazyLock<Regex> = LazyLock::new(|| {
 
 /// Lines that complain about the emulated machine, not about what runs on it.
 static HARMLESS: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"KASLR|Spectre|MDS|unprivileged eBPF|KernelAddressSanitizer initialized").expect("fixed patterns")
+    Regex::new(r"KASLR|Spectre|MDS|unprivileged eBPF|KernelAddressSanitizer initialized")
+        .expect("fixed patterns")
 });
 
 /// The complaints, each with up to `context` lines that follow it.

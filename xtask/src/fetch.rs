@@ -22,7 +22,9 @@ impl Apt {
     /// Opens (and if need be fills) the package lists of one release.
     pub fn open(release: &str) -> Result<Self> {
         if host::find("apt-get").is_none() || host::find("dpkg-deb").is_none() {
-            bail!("kernels come as Debian packages: apt-get and dpkg-deb are needed (Debian, Ubuntu)");
+            bail!(
+                "kernels come as Debian packages: apt-get and dpkg-deb are needed (Debian, Ubuntu)"
+            );
         }
         let state = paths::workspace().join("target/kernels/apt").join(release);
         for dir in ["lists/partial", "cache/archives/partial"] {
@@ -61,7 +63,9 @@ impl Apt {
     /// The real package behind a meta-package: `linux-image-amd64` → `linux-image-6.1.0-56-amd64`.
     pub fn dependency(&self, meta: &str, prefix: &str) -> Result<String> {
         let text = host::run_quiet(self.command("apt-cache").args(["depends", meta]))?;
-        let found = text.lines().filter_map(|l| l.trim().strip_prefix("Depends: "));
+        let found = text
+            .lines()
+            .filter_map(|l| l.trim().strip_prefix("Depends: "));
         found
             .map(str::trim)
             .find(|p| p.starts_with(prefix))
@@ -75,10 +79,18 @@ impl Apt {
         let debs = root.with_extension("debs");
         fs::create_dir_all(&debs)?;
         let spinner = spinner(format!("downloading {}", packages.join(" ")));
-        host::run_quiet(self.command("apt-get").current_dir(&debs).arg("download").args(packages))?;
+        host::run_quiet(
+            self.command("apt-get")
+                .current_dir(&debs)
+                .arg("download")
+                .args(packages),
+        )?;
         for entry in fs::read_dir(&debs)? {
             let deb = entry?.path();
-            spinner.set_message(format!("unpacking {}", deb.file_name().unwrap_or_default().display()));
+            spinner.set_message(format!(
+                "unpacking {}",
+                deb.file_name().unwrap_or_default().display()
+            ));
             host::run_quiet(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(root))?;
         }
         spinner.finish_and_clear();
@@ -103,9 +115,13 @@ fn sources(release: &str) -> Result<String> {
         bail!("{keyring} is missing: apt-get install debian-archive-keyring");
     }
     let mut text = format!("deb [signed-by={keyring}] {main} {release} main\n");
-    let rolling = ["sid", "forky", "experimental"].contains(&release) || release.contains("backports");
+    let rolling =
+        ["sid", "forky", "experimental"].contains(&release) || release.contains("backports");
     if !rolling {
-        let security = uris.iter().find(|u| u.ends_with("/debian-security")).cloned();
+        let security = uris
+            .iter()
+            .find(|u| u.ends_with("/debian-security"))
+            .cloned();
         let security = security.unwrap_or_else(|| format!("{main}-security"));
         text += &format!("deb [signed-by={keyring}] {security} {release}-security main\n");
     }
@@ -115,15 +131,24 @@ fn sources(release: &str) -> Result<String> {
 /// Every URI in the system's apt sources, in both file formats.
 fn mirrors() -> Vec<String> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
-    let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
+    let parts = fs::read_dir("/etc/apt/sources.list.d")
+        .into_iter()
+        .flatten()
+        .flatten();
     files.extend(parts.map(|e| e.path()));
     files.sort();
     let texts = files.iter().filter_map(|f| fs::read_to_string(f).ok());
     let words = texts.flat_map(|t| {
         let lines = t.lines().filter(|l| !l.trim_start().starts_with('#'));
-        lines.flat_map(str::split_whitespace).map(str::to_owned).collect::<Vec<_>>()
+        lines
+            .flat_map(str::split_whitespace)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     });
-    words.filter(|w| w.contains("://")).map(|w| w.trim_end_matches('/').to_owned()).collect()
+    words
+        .filter(|w| w.contains("://"))
+        .map(|w| w.trim_end_matches('/').to_owned())
+        .collect()
 }
 
 /// One line that says what is going on; on a pipe it is printed once.
@@ -133,7 +158,9 @@ pub fn spinner(message: String) -> ProgressBar {
         eprintln!("xtask: {message}");
     }
     let bar = ProgressBar::new_spinner().with_message(message);
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg} ({elapsed})").expect("a fixed template"));
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {msg} ({elapsed})").expect("a fixed template"),
+    );
     bar.enable_steady_tick(std::time::Duration::from_millis(120));
     bar
 }

@@ -11,7 +11,10 @@ use anyhow::{Context, Result, bail};
 use crate::{host, kernel, paths};
 
 pub fn run(command: &[String], yes: bool) -> Result<i32> {
-    let version = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+    let version = nix::sys::utsname::uname()?
+        .release()
+        .to_string_lossy()
+        .into_owned();
     if !Path::new("/sys/module/algif_tls").exists() {
         insert(&version, yes)?;
     }
@@ -26,7 +29,9 @@ pub fn run(command: &[String], yes: bool) -> Result<i32> {
 
 fn insert(version: &str, yes: bool) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("inserting a module needs root: run as root, or drop --here to use the virtual machine");
+        bail!(
+            "inserting a module needs root: run as root, or drop --here to use the virtual machine"
+        );
     }
     if !Path::new("/proc/modules").exists() {
         bail!("this kernel ({version}) loads no modules; drop --here to use the virtual machine");
@@ -40,10 +45,17 @@ fn insert(version: &str, yes: bool) -> Result<()> {
     let _lock = host::lock("kmod-here")?;
     kernel::link_sources(&paths::kmod_sources(), &work)?;
     let mut make = Command::new("make");
-    make.arg("-s").arg("-C").arg(&headers).arg(format!("M={}", work.display())).arg("modules");
+    make.arg("-s")
+        .arg("-C")
+        .arg(&headers)
+        .arg(format!("M={}", work.display()))
+        .arg("modules");
     host::run_quiet(&mut make).context("kmod/ does not build for the running kernel")?;
     let module = work.join("algif_tls.ko");
-    eprintln!("vm --here: about to run on THIS kernel: modprobe af_alg; insmod {}", module.display());
+    eprintln!(
+        "vm --here: about to run on THIS kernel: modprobe af_alg; insmod {}",
+        module.display()
+    );
     if !yes {
         if !std::io::stdin().is_terminal() {
             bail!("not inserted: nobody to ask; say --here --yes");

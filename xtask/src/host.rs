@@ -30,7 +30,11 @@ pub fn find(program: &str) -> Option<PathBuf> {
 
 /// Makes sure that all of `tools` are there.
 pub fn need(tools: &[Tool]) -> Result<()> {
-    let missing: Vec<_> = tools.iter().filter(|t| find(t.0).is_none()).map(|t| t.1).collect();
+    let missing: Vec<_> = tools
+        .iter()
+        .filter(|t| find(t.0).is_none())
+        .map(|t| t.1)
+        .collect();
     install(&missing)?;
     match tools.iter().find(|t| find(t.0).is_none()) {
         Some(t) => bail!("{} is still missing after installing {}", t.0, t.1),
@@ -45,7 +49,9 @@ pub fn need_packages(packages: &[&str]) -> Result<()> {
 }
 
 fn installed(package: &str) -> bool {
-    let query = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", package]).output();
+    let query = Command::new("dpkg-query")
+        .args(["-W", "-f", "${db:Status-Status}", package])
+        .output();
     query.is_ok_and(|o| o.stdout == b"installed")
 }
 
@@ -55,7 +61,9 @@ fn install(packages: &[&str]) -> Result<()> {
     }
     let list = packages.join(" ");
     if find("apt-get").is_none() {
-        bail!("missing: {list} (these are Debian's package names; install your system's equivalents)");
+        bail!(
+            "missing: {list} (these are Debian's package names; install your system's equivalents)"
+        );
     }
     if !nix::unistd::geteuid().is_root() {
         bail!("missing packages; install them with:\n\n    sudo apt-get install {list}\n");
@@ -65,20 +73,34 @@ fn install(packages: &[&str]) -> Result<()> {
     eprintln!("xtask: installing {list}");
     let apt = || {
         let mut apt = Command::new("apt-get");
-        apt.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+        apt.env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null());
         apt.args(["-qq", "-o", "DPkg::Lock::Timeout=300"]);
         apt
     };
     let try_install = || {
-        let args = ["install", "-y", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0"];
-        apt().args(args).args(packages).stdout(Stdio::null()).status().is_ok_and(|s| s.success())
+        let args = [
+            "install",
+            "-y",
+            "--no-install-recommends",
+            "-o",
+            "Dpkg::Use-Pty=0",
+        ];
+        apt()
+            .args(args)
+            .args(packages)
+            .stdout(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
     };
     if !try_install() {
         // The lists may be absent or stale: say so by fetching them, once.
         eprintln!("xtask: apt-get update, then once more");
         let _ = apt().arg("update").status();
         if !try_install() {
-            bail!("apt-get could not install {list}; try: apt-get update && apt-get install {list}");
+            bail!(
+                "apt-get could not install {list}; try: apt-get update && apt-get install {list}"
+            );
         }
     }
     Ok(())
@@ -103,7 +125,11 @@ pub fn run_quiet(command: &mut Command) -> Result<String> {
     let output = output.with_context(|| format!("cannot run {what}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        bail!("{what}: {}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "{what}: {}\n{text}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(text)
 }
@@ -114,4 +140,9 @@ pub fn is_newer(than: &Path, file: &Path) -> bool {
         (Ok(than), Ok(file)) => file > than,
         _ => true,
     }
+}
+
+/// One line that says what comes next.
+pub fn say(what: &str) {
+    eprintln!("xtask: {what}");
 }

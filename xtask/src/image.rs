@@ -32,9 +32,21 @@ impl Job<'_> {
             Ok(())
         };
         self.argv.iter().try_for_each(|a| add("arg", a))?;
-        self.env.iter().try_for_each(|(k, v)| add("env", &format!("{k}={v}")))?;
-        add("cwd", self.cwd.to_str().context("the working directory's name is not UTF-8")?)?;
-        add("modules", self.modules_dir.to_str().context("the workspace's path is not UTF-8")?)?;
+        self.env
+            .iter()
+            .try_for_each(|(k, v)| add("env", &format!("{k}={v}")))?;
+        add(
+            "cwd",
+            self.cwd
+                .to_str()
+                .context("the working directory's name is not UTF-8")?,
+        )?;
+        add(
+            "modules",
+            self.modules_dir
+                .to_str()
+                .context("the workspace's path is not UTF-8")?,
+        )?;
         add("tty", if self.tty { "1" } else { "0" })?;
         Ok(text.into_bytes())
     }
@@ -46,7 +58,10 @@ pub fn write(to: &Path, modules: &[PathBuf], job: &Job) -> Result<()> {
     let mut inode = 0;
     let mut add = |name: &str, mode: u32, content: &[u8]| -> Result<()> {
         inode += 1;
-        let mut writer = Builder::new(name).ino(inode).mode(mode).write(&mut archive, content.len() as u32);
+        let mut writer = Builder::new(name)
+            .ino(inode)
+            .mode(mode)
+            .write(&mut archive, content.len() as u32);
         std::io::Write::write_all(&mut writer, content)?;
         writer.finish()?;
         Ok(())
@@ -55,7 +70,10 @@ pub fn write(to: &Path, modules: &[PathBuf], job: &Job) -> Result<()> {
     add("job", 0o100600, &job.encode()?)?;
     add("modules", 0o040755, &[])?;
     for (n, path) in modules.iter().enumerate() {
-        let file = path.file_name().context("a module without a name")?.to_string_lossy();
+        let file = path
+            .file_name()
+            .context("a module without a name")?
+            .to_string_lossy();
         let content = unpacked(path).with_context(|| format!("{}", path.display()))?;
         let file = file.split(".ko").next().unwrap_or(&file);
         add(&format!("modules/{n:03}-{file}.ko"), 0o100644, &content)?;
@@ -93,9 +111,25 @@ fn init() -> Result<PathBuf> {
     host::run_quiet(
         Command::new(cargo)
             .current_dir(paths::workspace())
-            .args(["rustc", "--quiet", "--package", "xtask", "--bin", "vm-init", "--target-dir"])
+            .args([
+                "rustc",
+                "--quiet",
+                "--package",
+                "xtask",
+                "--bin",
+                "vm-init",
+                "--target-dir",
+            ])
             .arg(paths::xtask_target())
-            .args(["--", "-C", "target-feature=+crt-static", "-C", "strip=symbols", "-C", "opt-level=s"]),
+            .args([
+                "--",
+                "-C",
+                "target-feature=+crt-static",
+                "-C",
+                "strip=symbols",
+                "-C",
+                "opt-level=s",
+            ]),
     )
     .context("vm-init does not build (a static link needs libc6-dev)")?;
     // cargo leaves an up-to-date file alone; remember that we looked.

@@ -68,13 +68,22 @@ impl Kernel {
             }
         }
         let version = fs::read_to_string(&done)?.trim().to_owned();
-        Ok(Prepared { name: spec.name, version, vmlinux: dir.join("vmlinux"), dir })
+        Ok(Prepared {
+            name: spec.name,
+            version,
+            vmlinux: dir.join("vmlinux"),
+            dir,
+        })
     }
 }
 
 fn fetch_kernel(spec: &Spec, dir: &Path) -> Result<()> {
     host::need(&[host::DEPMOD, host::XZ])?;
-    eprintln!("xtask: fetching Debian's Linux {} into {} (once)", spec.name, dir.display());
+    eprintln!(
+        "xtask: fetching Debian's Linux {} into {} (once)",
+        spec.name,
+        dir.display()
+    );
     let root = dir.join("root");
     if root.exists() {
         fs::remove_dir_all(&root)?;
@@ -92,7 +101,10 @@ fn fetch_kernel(spec: &Spec, dir: &Path) -> Result<()> {
     // The headers' Makefile includes its common part by absolute path.
     let makefile = root.join("usr/src").join(&headers).join("Makefile");
     let text = fs::read_to_string(&makefile)?;
-    fs::write(&makefile, text.replace("/usr/src/", &format!("{}/usr/src/", root.display())))?;
+    fs::write(
+        &makefile,
+        text.replace("/usr/src/", &format!("{}/usr/src/", root.display())),
+    )?;
 
     let depmod = host::find("depmod").context("depmod")?;
     host::run_quiet(Command::new(depmod).arg("-b").arg(&root).arg(&version))?;
@@ -115,7 +127,9 @@ fn extract_vmlinux(bzimage: &Path, to: &Path) -> Result<()> {
     }
     let start = (image[0x1f1] as usize + 1) * 512 + word(0x248)?;
     let length = word(0x24c)?;
-    let payload = image.get(start..start + length - 4).context("the payload lies outside the image")?;
+    let payload = image
+        .get(start..start + length - 4)
+        .context("the payload lies outside the image")?;
     let unpack: &[&str] = match payload {
         [0xfd, b'7', b'z', ..] => &["xz", "-dc"],
         [0x28, 0xb5, 0x2f, 0xfd, ..] => &["zstd", "-dc"],
@@ -133,7 +147,10 @@ fn extract_vmlinux(bzimage: &Path, to: &Path) -> Result<()> {
     fs::remove_file(&packed)?;
     let elf = fs::read(to)?;
     if !status.success() || !elf.starts_with(b"\x7fELF") || elf.len() != word(start + length - 4)? {
-        bail!("{}: the payload did not unpack to the ELF kernel it promises", bzimage.display());
+        bail!(
+            "{}: the payload did not unpack to the ELF kernel it promises",
+            bzimage.display()
+        );
     }
     Ok(())
 }
@@ -144,7 +161,9 @@ impl Prepared {
     }
 
     pub fn headers(&self) -> PathBuf {
-        self.dir.join("root/usr/src").join(format!("linux-headers-{}", self.version))
+        self.dir
+            .join("root/usr/src")
+            .join(format!("linux-headers-{}", self.version))
     }
 
     /// The files of `wanted` modules and of all that they depend on, in order of insertion.
@@ -152,7 +171,9 @@ impl Prepared {
     /// `optional`.
     pub fn module_files(&self, wanted: &[&str], optional: bool) -> Result<Vec<PathBuf>> {
         let base = self.modules_root().join(&self.version);
-        let read = |f: &str| fs::read_to_string(base.join(f)).with_context(|| format!("{}/{f}", base.display()));
+        let read = |f: &str| {
+            fs::read_to_string(base.join(f)).with_context(|| format!("{}/{f}", base.display()))
+        };
         let name = |path: &str| {
             let file = path.rsplit('/').next().unwrap_or(path);
             file.split(".ko").next().unwrap_or(file).replace('-', "_")
@@ -161,7 +182,10 @@ impl Prepared {
         let mut needs = BTreeMap::new();
         for line in dep.lines() {
             if let Some((path, deps)) = line.split_once(':') {
-                needs.insert(name(path), (path, deps.split_whitespace().map(name).collect::<Vec<_>>()));
+                needs.insert(
+                    name(path),
+                    (path, deps.split_whitespace().map(name).collect::<Vec<_>>()),
+                );
             }
         }
         let builtin: HashSet<_> = read("modules.builtin")?.lines().map(name).collect();
@@ -177,7 +201,12 @@ impl Prepared {
         return Ok(order.iter().map(|p| base.join(p)).collect());
 
         type Needs<'a> = BTreeMap<String, (&'a str, Vec<String>)>;
-        fn visit<'a>(m: &str, needs: &Needs<'a>, seen: &mut HashSet<String>, order: &mut Vec<&'a str>) {
+        fn visit<'a>(
+            m: &str,
+            needs: &Needs<'a>,
+            seen: &mut HashSet<String>,
+            order: &mut Vec<&'a str>,
+        ) {
             if let Some((path, deps)) = needs.get(m)
                 && seen.insert(m.to_owned())
             {
@@ -198,7 +227,11 @@ impl Prepared {
         }
         host::need(&[host::GCC, host::GCC12, host::MAKE])?;
         let progress = fetch::spinner(format!("building algif_tls.ko for Linux {}", self.version));
-        let output = self.make(&work).arg("modules").stdin(Stdio::null()).output()?;
+        let output = self
+            .make(&work)
+            .arg("modules")
+            .stdin(Stdio::null())
+            .output()?;
         progress.finish_and_clear();
         let text = tidy(&output.stdout, &work) + &tidy(&output.stderr, &work);
         if !output.status.success() || !module.exists() {
@@ -217,9 +250,14 @@ impl Prepared {
     /// `make` of this kernel's build system on a directory of module sources.
     pub fn make(&self, module_dir: &Path) -> Command {
         let mut make = Command::new("make");
-        make.arg("-s").arg("-C").arg(self.headers()).arg(format!("M={}", module_dir.display()));
+        make.arg("-s")
+            .arg("-C")
+            .arg(self.headers())
+            .arg(format!("M={}", module_dir.display()));
         // A MAKEFLAGS of cargo's job server would be none of kbuild's business.
-        make.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("CARGO_MAKEFLAGS");
+        make.env_remove("MAKEFLAGS")
+            .env_remove("MFLAGS")
+            .env_remove("CARGO_MAKEFLAGS");
         make.env("LC_ALL", "C").arg("-j2");
         make
     }
@@ -239,7 +277,12 @@ pub fn link_sources(from: &Path, to: &Path) -> Result<Vec<PathBuf>> {
             continue;
         }
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !(name.ends_with(".c") || name.ends_with(".h") || name.ends_with(".S") || name == "Kbuild" || name == "Makefile") {
+        if !(name.ends_with(".c")
+            || name.ends_with(".h")
+            || name.ends_with(".S")
+            || name == "Kbuild"
+            || name == "Makefile")
+        {
             continue;
         }
         if fs::read_link(&link).ok().as_deref() != Some(&entry.path()) {

@@ -2,6 +2,7 @@
 //! `cargo xtask`: how people build, lint and test ktlsshim. One verb per chore, one file per verb;
 //! everything that a verb makes or fetches lies under `target/`.
 
+mod build;
 mod demo;
 mod demo_guest;
 mod demo_judge;
@@ -12,14 +13,22 @@ mod here;
 mod host;
 mod image;
 mod kernel;
+mod lint;
 mod paths;
+mod shell;
+mod test;
 mod vm;
 
 use clap::{Parser, Subcommand};
 
 /// Chores of ktlsshim
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -29,6 +38,14 @@ struct Cli {
 enum Verb {
     /// Run a command in a throwaway virtual machine with the kernel module
     Vm(vm::Vm),
+    /// The same, interactively
+    Shell(shell::Shell),
+    /// Build the shim and the kernel module
+    Build(build::Build),
+    /// Run all tests: on this machine, then in the virtual machine
+    Test(test::Test),
+    /// Check form and hygiene of the Rust and C sources
+    Lint(lint::Lint),
     /// Show the main job: nginx and curl, with and without ktlsshim
     Demo(demo::Demo),
 }
@@ -36,6 +53,10 @@ enum Verb {
 fn main() {
     let result = match Cli::parse().verb {
         Verb::Vm(verb) => verb.run(),
+        Verb::Shell(verb) => verb.run(),
+        Verb::Build(verb) => verb.run(),
+        Verb::Test(verb) => verb.run(),
+        Verb::Lint(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
     };
     match result {

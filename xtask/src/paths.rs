@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 /// The workspace root: xtask runs from the source tree that built it, never installed.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask lies in the workspace")
 }
 
 pub fn target() -> PathBuf {

@@ -25,16 +25,42 @@ use crate::kernel::{Kernel, Prepared};
 use crate::{dmesg, host, image, paths};
 
 /// What the machine needs to reach its root and its ports.
-const MACHINE_MODULES: &[&str] = &["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"];
+const MACHINE_MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_console",
+    "9pnet_virtio",
+    "9p",
+    "overlay",
+];
 
 /// What the TLS socket uses; a kernel that lacks one of these drivers takes another.
 const CRYPTO_MODULES: &[&str] = &[
-    "af_alg", "tls", "ctr", "gcm", "ccm", "cmac", "chacha20poly1305", "aesni_intel",
-    "ghash_clmulni_intel", "chacha_x86_64", "poly1305_x86_64", "crypto_user",
+    "af_alg",
+    "tls",
+    "ctr",
+    "gcm",
+    "ccm",
+    "cmac",
+    "chacha20poly1305",
+    "aesni_intel",
+    "ghash_clmulni_intel",
+    "chacha_x86_64",
+    "poly1305_x86_64",
+    "crypto_user",
 ];
 
 /// Variables that reach the guest from the caller's environment.
-const PASSED: &[&str] = &["RUST_BACKTRACE", "RUST_LOG", "OPENSSL_CONF", "NO_COLOR", "LANG", "LC_ALL", "TERM"];
+const PASSED: &[&str] = &[
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "OPENSSL_CONF",
+    "NO_COLOR",
+    "LANG",
+    "LC_ALL",
+    "TERM",
+];
+
+pub const DEFAULT_TIMEOUT: u64 = 600;
 
 #[derive(Args, Clone, Debug)]
 pub struct Machine {
@@ -51,7 +77,7 @@ pub struct Machine {
     #[arg(long)]
     pub icount: bool,
     /// Kill the machine after so many seconds (exit status 124)
-    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    #[arg(long, default_value_t = DEFAULT_TIMEOUT, value_name = "SECONDS")]
     pub timeout: u64,
     /// Boot without algif_tls.ko
     #[arg(long)]
@@ -103,7 +129,11 @@ pub struct Ended {
 impl Ended {
     /// The status that `cargo xtask` itself should return.
     pub fn code(&self) -> i32 {
-        if self.status == 0 && !self.complaints.is_empty() { 1 } else { self.status }
+        if self.status == 0 && !self.complaints.is_empty() {
+            1
+        } else {
+            self.status
+        }
     }
 }
 
@@ -117,12 +147,42 @@ impl Vm {
     }
 }
 
+struct Launch<'a> {
+    argv: &'a [String],
+    cwd: &'a Path,
+    tty: bool,
+}
+
 /// Receives what the job writes; None stands for the caller's own stdout and stderr.
 pub type Tap<'a> = Option<&'a mut (dyn FnMut(&str) + Send)>;
 
 impl Machine {
-    /// Boots, runs, returns. With `tap`, stdout arrives line by line instead of on stdout.
+    /// Boots, runs in the caller's directory, returns. With `tap`, stdout goes there line by line.
     pub fn run(&self, argv: &[String], tty: bool, tap: Tap) -> Result<Ended> {
+        let cwd = std::env::current_dir()?;
+        self.launch(
+            &Launch {
+                argv,
+                cwd: &cwd,
+                tty,
+            },
+            tap,
+        )
+    }
+
+    /// The same in a directory of choice.
+    pub fn run_in(&self, argv: &[String], cwd: &Path, tap: Tap) -> Result<Ended> {
+        self.launch(
+            &Launch {
+                argv,
+                cwd,
+                tty: false,
+            },
+            tap,
+        )
+    }
+
+    fn launch(&self, launch: &Launch, tap: Tap) -> Result<Ended> {
         host::need(&[host::QEMU])?;
         let kernel = self.kernel.prepare()?;
         let mut modules = kernel.module_files(MACHINE_MODULES, false)?;
@@ -131,18 +191,33 @@ impl Machine {
                 modules.push(file);
             }
         }
-        let module = if self.no_module { None } else { Some(kernel.build_module()?) };
+        let module = if self.no_module {
+            None
+        } else {
+            Some(kernel.build_module()?)
+        };
         modules.extend(module.clone());
         let out = run_dir()?;
         let private = out.with_extension("run");
         fs::create_dir(&private)?;
         let started = Instant::now();
-        let result = self.boot(&kernel, &modules, module.as_deref(), argv, tty, &out, &private, tap);
+        let result = self.boot(
+            &kernel,
+            &modules,
+            module.as_deref(),
+            launch,
+            &out,
+            &private,
+            tap,
+        );
         let console = fs::read_to_string(private.join("console")).unwrap_or_default();
         let _ = fs::remove_dir_all(&private);
         let (status, log) = result?;
 
-        fs::write(out.join("dmesg"), if log.is_empty() { &console } else { &log })?;
+        fs::write(
+            out.join("dmesg"),
+            if log.is_empty() { &console } else { &log },
+        )?;
         let mut complaints = dmesg::complaints(&log, 12);
         if complaints.is_empty() {
             // The serial console is the only witness of a kernel that died.
@@ -153,41 +228,85 @@ impl Machine {
         }
         let complaints: Vec<_> = complaints.into_iter().map(str::to_owned).collect();
         if !complaints.is_empty() {
-            eprintln!("vm: the kernel complained ({}):", out.join("dmesg").display());
+            eprintln!(
+                "vm: the kernel complained ({}):",
+                out.join("dmesg").display()
+            );
             complaints.iter().for_each(|l| eprintln!("  {l}"));
         }
         let status = match status {
             Finish::Exited(status) => status,
             Finish::Timeout => {
-                eprintln!("vm: no end after {} s (--timeout): machine killed", self.timeout);
+                eprintln!(
+                    "vm: no end after {} s (--timeout): machine killed",
+                    self.timeout
+                );
                 124
             }
             Finish::Died(why) => {
                 eprintln!("vm: {why}");
-                console.lines().rev().take(20).collect::<Vec<_>>().iter().rev().for_each(|l| eprintln!("  {l}"));
+                let tail = if complaints.is_empty() { 20 } else { 0 };
+                console
+                    .lines()
+                    .rev()
+                    .take(tail)
+                    .collect::<Vec<_>>()
+                    .iter()
+                    .rev()
+                    .for_each(|l| eprintln!("  {l}"));
                 125
             }
         };
         if !self.quiet {
-            eprintln!("vm: exit status {status} after {:.1} s", started.elapsed().as_secs_f32());
+            eprintln!(
+                "vm: exit status {status} after {:.1} s",
+                started.elapsed().as_secs_f32()
+            );
         }
-        Ok(Ended { status, complaints, out })
+        Ok(Ended {
+            status,
+            complaints,
+            out,
+        })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one caller; the parts of one run")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one caller; the parts of one run"
+    )]
     fn boot(
-        &self, kernel: &Prepared, modules: &[PathBuf], module: Option<&Path>, argv: &[String],
-        tty: bool, out: &Path, private: &Path, tap: Tap,
+        &self,
+        kernel: &Prepared,
+        modules: &[PathBuf],
+        module: Option<&Path>,
+        launch: &Launch,
+        out: &Path,
+        private: &Path,
+        tap: Tap,
     ) -> Result<(Finish, String)> {
-        let cwd = std::env::current_dir()?;
+        let &Launch { argv, cwd, tty } = launch;
         let modules_dir = kernel.modules_root();
         let env = self.environment(module)?;
-        let job = image::Job { argv, env: &env, cwd: &cwd, modules_dir: &modules_dir, tty };
+        let job = image::Job {
+            argv,
+            env: &env,
+            cwd,
+            modules_dir: &modules_dir,
+            tty,
+        };
         let initrd = private.join("initrd");
         image::write(&initrd, modules, &job)?;
         if !self.quiet {
-            let what = if module.is_some() { "with algif_tls" } else { "without algif_tls" };
-            eprintln!("vm: Linux {} {what} (emulated): {}", kernel.version, argv.join(" "));
+            let what = if module.is_some() {
+                "with algif_tls"
+            } else {
+                "without algif_tls"
+            };
+            eprintln!(
+                "vm: Linux {} {what} (emulated): {}",
+                kernel.version,
+                argv.join(" ")
+            );
         }
 
         let (ours, theirs) = ports()?;
@@ -206,7 +325,12 @@ impl Machine {
     }
 
     /// Follows a running machine to its end.
-    fn attend(&self, mut child: Child, ports: [UnixStream; 3], tap: Tap) -> Result<(Finish, String)> {
+    fn attend(
+        &self,
+        mut child: Child,
+        ports: [UnixStream; 3],
+        tap: Tap,
+    ) -> Result<(Finish, String)> {
         let [out, err, ctl] = ports;
         let messages = listen(ctl);
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
@@ -228,22 +352,49 @@ impl Machine {
         Ok(result)
     }
 
-    fn qemu(&self, kernel: &Prepared, initrd: &Path, out: &Path, private: &Path, tty: bool) -> Command {
-        let mut qemu = Command::new(host::find(host::QEMU.0).unwrap_or_else(|| host::QEMU.0.into()));
-        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-M", "q35"]);
+    fn qemu(
+        &self,
+        kernel: &Prepared,
+        initrd: &Path,
+        out: &Path,
+        private: &Path,
+        tty: bool,
+    ) -> Command {
+        let mut qemu =
+            Command::new(host::find(host::QEMU.0).unwrap_or_else(|| host::QEMU.0.into()));
+        qemu.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-M",
+            "q35",
+        ]);
         if self.icount {
             // ERMS and FSRM would make each byte of a `rep movsb` count as an instruction.
-            qemu.args(["-accel", "tcg,thread=single,tb-size=512", "-cpu", "max,-erms,-fsrm", "-smp", "1"]);
+            qemu.args([
+                "-accel",
+                "tcg,thread=single,tb-size=512",
+                "-cpu",
+                "max,-erms,-fsrm",
+                "-smp",
+                "1",
+            ]);
             qemu.args(["-icount", "shift=0,sleep=off"]);
         } else {
             qemu.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]);
             qemu.args(["-smp", &self.cpus.to_string()]);
         }
         qemu.args(["-m", &format!("{}M", self.memory)]);
-        qemu.arg("-kernel").arg(&kernel.vmlinux).arg("-initrd").arg(initrd);
+        qemu.arg("-kernel")
+            .arg(&kernel.vmlinux)
+            .arg("-initrd")
+            .arg(initrd);
         qemu.args(["-append", COMMAND_LINE]);
         // An emulated UART is slow: it carries only what is worth a warning.
-        qemu.arg("-serial").arg(format!("file:{}", private.join("console").display()));
+        qemu.arg("-serial")
+            .arg(format!("file:{}", private.join("console").display()));
         qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         let share = |tag: &str, path: &Path, more: &str| {
             let path = path.display().to_string().replace(',', ",,");
@@ -259,10 +410,18 @@ impl Machine {
         qemu.args(["-device", "virtio-serial-pci"]);
         for (port, fd) in PORTS {
             qemu.args(["-chardev", &format!("socket,id={port},fd={fd}")]);
-            qemu.args(["-device", &format!("virtserialport,chardev={port},name={port}")]);
+            qemu.args([
+                "-device",
+                &format!("virtserialport,chardev={port},name={port}"),
+            ]);
         }
         if tty {
-            qemu.args(["-chardev", "stdio,id=tty,signal=off", "-device", "virtconsole,chardev=tty"]);
+            qemu.args([
+                "-chardev",
+                "stdio,id=tty,signal=off",
+                "-device",
+                "virtconsole,chardev=tty",
+            ]);
         } else {
             qemu.stdin(Stdio::null());
         }
@@ -273,7 +432,10 @@ impl Machine {
     fn environment(&self, module: Option<&Path>) -> Result<Vec<(String, String)>> {
         let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
         let mut env = vec![
-            pair("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            pair(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            ),
             pair("HOME", "/root"),
             pair("USER", "root"),
             pair("LOGNAME", "root"),
@@ -336,9 +498,14 @@ fn ports() -> Result<([UnixStream; 3], Vec<FdMapping>)> {
     for (_, child_fd) in PORTS {
         let (here, there) = UnixStream::pair()?;
         ours.push(here);
-        theirs.push(FdMapping { parent_fd: OwnedFd::from(there), child_fd });
+        theirs.push(FdMapping {
+            parent_fd: OwnedFd::from(there),
+            child_fd,
+        });
     }
-    let ours = ours.try_into().map_err(|_| anyhow::anyhow!("three ports"))?;
+    let ours = ours
+        .try_into()
+        .map_err(|_| anyhow::anyhow!("three ports"))?;
     Ok((ours, theirs))
 }
 
@@ -363,7 +530,10 @@ fn listen(ctl: UnixStream) -> Receiver<String> {
     let (send, receive) = channel();
     let _: JoinHandle<()> = std::thread::spawn(move || {
         for line in BufReader::new(ctl).split(b'\n').map_while(Result::ok) {
-            if send.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+            if send
+                .send(String::from_utf8_lossy(&line).into_owned())
+                .is_err()
+            {
                 break;
             }
         }
@@ -381,7 +551,8 @@ fn follow(messages: &Receiver<String>, deadline: Instant) -> (Finish, String) {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) => return (Finish::Timeout, log),
             Err(RecvTimeoutError::Disconnected) => {
-                let why = failed.unwrap_or_else(|| "the machine ended without an exit status".into());
+                let why =
+                    failed.unwrap_or_else(|| "the machine ended without an exit status".into());
                 return (Finish::Died(why), log);
             }
         };

@@ -58,10 +58,15 @@ fn run() -> Outcome<i32> {
     insert_modules(Path::new("/modules"))?;
     find_ports()?;
     let job = read_job()?;
+    nix::unistd::sethostname("vm").map_err(|e| format!("hostname: {e}"))?;
     enter_root(&job)?;
     loopback_up().map_err(|e| format!("loopback: {e}"))?;
     report("ready");
-    let status = if job.tty { run_on_console(&job) } else { run_on_pipes(&job) };
+    let status = if job.tty {
+        run_on_console(&job)
+    } else {
+        run_on_pipes(&job)
+    };
     send_dmesg();
     status
 }
@@ -71,7 +76,9 @@ fn read_job() -> Outcome<Job> {
     let mut job = Job::default();
     for item in text.split(|b| *b == 0).filter(|i| !i.is_empty()) {
         let item = String::from_utf8_lossy(item).into_owned();
-        let Some((key, value)) = item.split_once('=') else { continue };
+        let Some((key, value)) = item.split_once('=') else {
+            continue;
+        };
         match key {
             "arg" => job.argv.push(value.to_owned()),
             "env" => {
@@ -85,12 +92,18 @@ fn read_job() -> Outcome<Job> {
             _ => return Err(format!("/job: unknown key {key}")),
         }
     }
-    if job.argv.is_empty() { Err("/job names no command".into()) } else { Ok(job) }
+    if job.argv.is_empty() {
+        Err("/job names no command".into())
+    } else {
+        Ok(job)
+    }
 }
 
 /// Inserts every file of `dir` in the order of its name.
 fn insert_modules(dir: &Path) -> Outcome<()> {
-    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Ok(());
+    };
     let mut files: Vec<_> = entries.flatten().map(|e| e.path()).collect();
     files.sort();
     for path in files {
@@ -112,8 +125,13 @@ fn find_ports() -> Outcome<()> {
     // The host announces port names by messages that arrive after the driver's probe.
     for _ in 0..200 {
         seen = 0;
-        for entry in fs::read_dir(ports).map_err(|e| format!("{ports}: {e}"))?.flatten() {
-            let Ok(name) = fs::read_to_string(entry.path().join("name")) else { continue };
+        for entry in fs::read_dir(ports)
+            .map_err(|e| format!("{ports}: {e}"))?
+            .flatten()
+        {
+            let Ok(name) = fs::read_to_string(entry.path().join("name")) else {
+                continue;
+            };
             let link = format!("/dev/virtio-ports/{}", name.trim());
             if !Path::new(&link).exists() {
                 let _ = symlink(Path::new("/dev").join(entry.file_name()), &link);
@@ -131,7 +149,13 @@ fn find_ports() -> Outcome<()> {
 /// Host root (9p, read-only) + tmpfs = the job's root; then everything a program expects in it.
 fn enter_root(job: &Job) -> Outcome<()> {
     const P9: &str = "trans=virtio,version=9p2000.L,msize=512000";
-    mount_at("hostroot", "/lower", "9p", MsFlags::MS_RDONLY, &format!("{P9},cache=loose"))?;
+    mount_at(
+        "hostroot",
+        "/lower",
+        "9p",
+        MsFlags::MS_RDONLY,
+        &format!("{P9},cache=loose"),
+    )?;
     mount_at("tmpfs", "/upper", "tmpfs", MsFlags::empty(), "mode=755")?;
     for dir in ["/upper/data", "/upper/work"] {
         fs::create_dir(dir).map_err(|e| format!("{dir}: {e}"))?;
@@ -147,7 +171,13 @@ fn enter_root(job: &Job) -> Outcome<()> {
     mount_at("proc", "/root/proc", "proc", none, "")?;
     mount_at("sysfs", "/root/sys", "sysfs", none, "")?;
     mount_at("devtmpfs", "/root/dev", "devtmpfs", none, "")?;
-    mount_at("devpts", "/root/dev/pts", "devpts", none, "mode=620,gid=5,ptmxmode=666")?;
+    mount_at(
+        "devpts",
+        "/root/dev/pts",
+        "devpts",
+        none,
+        "mode=620,gid=5,ptmxmode=666",
+    )?;
     mount_at("tmpfs", "/root/dev/shm", "tmpfs", none, "mode=1777")?;
     mount_at("tmpfs", "/root/run", "tmpfs", none, "mode=755")?;
     mount_at("out", "/root/out", "9p", none, &format!("{P9},cache=none"))?;
@@ -160,15 +190,24 @@ fn enter_root(job: &Job) -> Outcome<()> {
 
     std::env::set_current_dir("/root").map_err(|e| format!("cd /root: {e}"))?;
     nix::unistd::chroot(".").map_err(|e| format!("chroot: {e}"))?;
-    for (link, to) in [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0"),
-        ("/dev/stdout", "/proc/self/fd/1"), ("/dev/stderr", "/proc/self/fd/2")]
-    {
+    for (link, to) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+    ] {
         let _ = symlink(to, link);
     }
     if !job.modules_dir.is_empty() {
         fs::create_dir_all("/lib/modules").map_err(|e| format!("/lib/modules: {e}"))?;
-        mount(Some(job.modules_dir.as_str()), "/lib/modules", None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .map_err(|e| format!("bind {} to /lib/modules: {e}", job.modules_dir))?;
+        mount(
+            Some(job.modules_dir.as_str()),
+            "/lib/modules",
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .map_err(|e| format!("bind {} to /lib/modules: {e}", job.modules_dir))?;
     }
     Ok(())
 }
@@ -195,7 +234,10 @@ fn loopback_up() -> io::Result<()> {
 
 fn command(job: &Job) -> Command {
     let mut command = Command::new(&job.argv[0]);
-    command.args(&job.argv[1..]).env_clear().current_dir(&job.cwd);
+    command
+        .args(&job.argv[1..])
+        .env_clear()
+        .current_dir(&job.cwd);
     command.envs(job.env.iter().cloned().collect::<BTreeMap<_, _>>());
     command
 }
@@ -205,7 +247,11 @@ fn run_on_pipes(job: &Job) -> Outcome<i32> {
     let (err_read, err_write) = io::pipe().map_err(|e| e.to_string())?;
     let pumps = [pump(out_read.into(), "out")?, pump(err_read.into(), "err")?];
     let mut command = command(job);
-    command.stdin(Stdio::null()).stdout(out_write).stderr(err_write).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(out_write)
+        .stderr(err_write)
+        .process_group(0);
     let spawned = command.spawn();
     drop(command); // or our copies of the write ends keep the pumps from seeing the end
     let status = match spawned {
@@ -225,7 +271,10 @@ fn run_on_console(job: &Job) -> Outcome<i32> {
     let console = console.map_err(|e| format!("/dev/hvc0: {e}"))?;
     let stdio = |f: &File| f.try_clone().map(Stdio::from).map_err(|e| e.to_string());
     let mut command = command(job);
-    command.stdin(stdio(&console)?).stdout(stdio(&console)?).stderr(stdio(&console)?);
+    command
+        .stdin(stdio(&console)?)
+        .stdout(stdio(&console)?)
+        .stderr(stdio(&console)?);
     // SAFETY: between fork and exec only setsid and one ioctl run; both are async-signal-safe.
     unsafe {
         command.pre_exec(|| {
@@ -244,8 +293,15 @@ fn run_on_console(job: &Job) -> Outcome<i32> {
 }
 
 fn cannot_run(job: &Job, e: &io::Error) -> i32 {
-    report(&format!("failed cannot run {} in {}: {e}", job.argv[0], job.cwd));
-    if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
+    report(&format!(
+        "failed cannot run {} in {}: {e}",
+        job.argv[0], job.cwd
+    ));
+    if e.kind() == io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    }
 }
 
 /// PID 1 inherits every orphan: reap them all, return when the job itself ends.
@@ -253,7 +309,9 @@ fn reap_until(job: Pid) -> Outcome<i32> {
     loop {
         match waitpid(Pid::from_raw(-1), None) {
             Ok(WaitStatus::Exited(pid, code)) if pid == job => return Ok(code),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == job => return Ok(128 + signal as i32),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == job => {
+                return Ok(128 + signal as i32);
+            }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(format!("wait: {e}")),
         }
@@ -275,7 +333,10 @@ fn pump(from: OwnedFd, port: &str) -> Outcome<JoinHandle<()>> {
 
 fn open_port(port: &str) -> Outcome<File> {
     let path = format!("/dev/virtio-ports/{port}");
-    OpenOptions::new().write(true).open(&path).map_err(|e| format!("{path}: {e}"))
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .map_err(|e| format!("{path}: {e}"))
 }
 
 /// One line to xtask. A port can be opened again after it was closed, so no state is needed here.
@@ -287,7 +348,10 @@ fn report(line: &str) {
 
 /// The whole kernel log, one `kmsg level message` line each: xtask judges it.
 fn send_dmesg() {
-    let Ok(log) = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open("/dev/kmsg")
+    let Ok(log) = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open("/dev/kmsg")
     else {
         return report("failed cannot read /dev/kmsg");
     };
@@ -307,7 +371,9 @@ fn send_dmesg() {
         };
         let record = String::from_utf8_lossy(&record[..n]);
         // "priority,sequence,microseconds,flags;message\n KEY=value…"
-        let Some((head, rest)) = record.split_once(';') else { continue };
+        let Some((head, rest)) = record.split_once(';') else {
+            continue;
+        };
         let mut head = head.split(',');
         let level = head.next().and_then(|p| p.parse::<u32>().ok()).unwrap_or(6) & 7;
         let micros = head.nth(1).and_then(|t| t.parse::<u64>().ok()).unwrap_or(0);
