@@ -3,7 +3,7 @@
 //!
 //! Both halves are built, a virtual machine is booted, Debian's nginx serves files over TLS and
 //! Debian's curl fetches them, with and without the shim. A first machine compares checksums and
-//! counters (`demo_judge.rs`); a second one, in which rdtsc counts instructions, compares what a
+//! counters (`demo_judge.rs`); a second one, whose clock counts instructions, compares what a
 //! byte costs. What happens inside the machines is in `demo_guest.rs`, the tables are in
 //! `demo_table.rs`. Nothing that it prints is written down anywhere beforehand.
 
@@ -101,7 +101,7 @@ impl Demo {
         progress.say("first machine: checksums and counters");
         let (mut events, mut machines_ok) = self.boot(false, &progress)?;
         if !self.no_cost {
-            progress.say("second machine: one CPU, rdtsc counts instructions (slower)");
+            progress.say("second machine: one CPU whose clock counts instructions (slower)");
             let (more, ok) = self.boot(true, &progress)?;
             events.extend(more);
             machines_ok &= ok;

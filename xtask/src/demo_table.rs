@@ -21,8 +21,8 @@ fn right(text: impl ToString) -> Cell {
 
 pub fn transfers(verdicts: &[Verdict]) -> String {
     let mut table = table(&[
-        "run", "TLS", "checksums\nequal", "in the kernel", "", "records\nin kernel",
-        "bytes counted\nby the kernel", "before\nattach", "bytes said by\nthe programs", "verdict",
+        "run", "TLS", "equal", "connections in the kernel", "", "records,\nkernel", "bytes,\nkernel",
+        "before\nattach", "bytes,\nprograms", "verdict",
     ]);
     for v in verdicts {
         let (lanes, directions) = (lanes(v), !v.lanes.is_empty());
@@ -39,7 +39,7 @@ pub fn transfers(verdicts: &[Verdict]) -> String {
             Cell::new(&v.tls),
             right(format!("{}/{}", v.equal, v.requests)),
             Cell::new(lanes),
-            Cell::new(if directions { "sent\nreceived" } else { "" }),
+            Cell::new(if directions { "out\nin" } else { "" }),
             right(both(&|s| s.kernel_records)),
             right(both(&|s| s.kernel_bytes)),
             right(both(&|s| s.before_attach)),
@@ -49,16 +49,17 @@ pub fn transfers(verdicts: &[Verdict]) -> String {
     }
     format!(
         "{table}\n\
-         in the kernel: connections whose records the kernel sealed (sends) or opened (receives).\n\
-         counted by the kernel: /proc/net/alg_tls_stat; said by the programs: nginx's access log and curl.\n\
-         The sum must be exact: counted by the kernel + before attach = said by the programs.\n"
+         equal: downloads whose sha256 is right. In the kernel: connections whose records the kernel\n\
+         sealed (sends) or opened (receives). Kernel: growth of /proc/net/alg_tls_stat. Before attach:\n\
+         application bytes that the shim's log says OpenSSL still handled. Programs: nginx's access log\n\
+         and curl's own count. Must be exact: kernel + before attach = programs.\n"
     )
 }
 
 fn title(scenario: &str) -> &str {
     match scenario {
         "plain" => "plain OpenSSL",
-        "openssl-ktls" => "OpenSSL's own kTLS\n(nginx, openssl.cnf)",
+        "openssl-ktls" => "OpenSSL's own\nkTLS, nginx",
         "shim-server" => "nginx preloaded",
         "shim-client" => "curl preloaded",
         "shim-both" => "nginx and curl\npreloaded",
@@ -68,7 +69,7 @@ fn title(scenario: &str) -> &str {
 
 fn lanes(v: &Verdict) -> String {
     if v.scenario == "openssl-ktls" {
-        return format!("nginx sends {}/{}\nnginx receives {}/{}\n(mainline tls module)",
+        return format!("nginx sends {}/{}\nnginx receives {}/{}",
             v.mainline.0, v.requests, v.mainline.1, v.requests);
     }
     if v.lanes.is_empty() {
@@ -98,7 +99,7 @@ fn least(cost: &Value, what: &str) -> Option<f64> {
 
 pub fn costs(costs: &[&Value]) -> String {
     let mut table = table(&[
-        "instructions per byte", "TLS", "whole machine", "against plain", "nginx alone", "against plain",
+        "instructions per byte", "TLS", "nginx + curl", "to plain", "nginx alone", "to plain",
         "sent by sendfile",
     ]);
     for version in VERSIONS {
@@ -109,7 +110,7 @@ pub fn costs(costs: &[&Value]) -> String {
         for scenario in &COSTS {
             let cost = find(scenario.name);
             let mut row = vec![Cell::new(title(scenario.name).replace('\n', " ")), Cell::new(version)];
-            for what in ["machine", "server"] {
+            for what in ["both", "server"] {
                 let value = cost.and_then(|c| least(c, what));
                 let base = plain.and_then(|c| least(c, what));
                 row.push(right(value.map_or("–".into(), |v| format!("{v:.2}"))));
@@ -121,7 +122,7 @@ pub fn costs(costs: &[&Value]) -> String {
             }
             row.push(right(cost.map_or("–".into(), |c| {
                 match count(&c["kernel"], "AlgTlsSendfileBytes") {
-                    0 if count(&c["mainline"], "TlsTxSw") > 0 => "by mainline, not counted".into(),
+                    0 if count(&c["mainline"], "TlsTxSw") > 0 => "mainline does not say".into(),
                     0 => "no".into(),
                     n => group(n),
                 }
@@ -131,17 +132,24 @@ pub fn costs(costs: &[&Value]) -> String {
     }
     format!(
         "{table}\n\
-         whole machine: nginx + curl (plain OpenSSL, the same in every row) + TCP over loopback, for a\n\
-         16 MiB download less a 1-byte download. nginx alone: what its worker ran, kernel included.\n\
-         One emulated CPU that counts instructions. That is not speed: a wide instruction counts as one.\n"
+         A 16 MiB download less a 1-byte download, user and kernel, TCP over loopback included.\n\
+         curl is plain OpenSSL and the same in every row. Measured in an emulated machine of one CPU\n\
+         that counts instructions; that is not speed: a wide instruction counts as one.\n"
     )
 }
+
+/// Faults follow from each other: the first few of a run tell enough.
+const SHOWN: usize = 4;
 
 /// What went wrong, one line each; empty when nothing did.
 pub fn faults(verdicts: &[Verdict], costs: &[&Value]) -> Vec<String> {
     let mut lines = Vec::new();
     for v in verdicts {
-        lines.extend(v.faults.iter().map(|f| format!("{}, TLS {}: {f}", v.scenario, v.tls)));
+        let line = |f: &String| format!("{}, TLS {}: {f}", v.scenario, v.tls);
+        lines.extend(v.faults.iter().take(SHOWN).map(line));
+        if v.faults.len() > SHOWN {
+            lines.push(line(&format!("and {} more", v.faults.len() - SHOWN)));
+        }
     }
     for cost in costs {
         let name = format!("counting {}, TLS {}", cost["scenario"], cost["tls"]);
