@@ -96,7 +96,7 @@ fn unpacked(path: &Path) -> Result<Vec<u8>> {
 
 /// The static PID 1, built when its source changed.
 fn init() -> Result<PathBuf> {
-    let built = paths::xtask_target().join("debug/vm-init");
+    let built = paths::workspace().join("target/vm/init");
     let source = paths::workspace().join("xtask/src/bin/vm-init.rs");
     if built.exists() && !host::is_newer(&built, &source) {
         return Ok(built);
@@ -132,8 +132,11 @@ fn init() -> Result<PathBuf> {
             ]),
     )
     .context("vm-init does not build (a static link needs libc6-dev)")?;
-    // cargo leaves an up-to-date file alone; remember that we looked.
-    fs::File::open(&built)?.set_modified(std::time::SystemTime::now())?;
+    // Kept elsewhere: building or testing all of xtask overwrites cargo's copy with a dynamic one.
+    fs::create_dir_all(paths::workspace().join("target/vm"))?;
+    let fresh = built.with_extension("new");
+    fs::copy(paths::xtask_target().join("debug/vm-init"), &fresh)?;
+    fs::rename(&fresh, &built)?;
     progress.finish_and_clear();
     Ok(built)
 }

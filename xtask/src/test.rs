@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use regex::Regex;
 use serde_json::Value;
@@ -77,8 +77,11 @@ struct Program {
 impl Test {
     pub fn run(self) -> Result<i32> {
         let mut tally = Tally::default();
-        if self.program.is_empty() {
-            self.unit_tests(&mut tally)?;
+        if self.program.is_empty()
+            && let Err(e) = self.unit_tests(&mut tally)
+        {
+            tally.failed += 1;
+            tally.trouble.push(format!("{e:#}"));
         }
         if !self.unit {
             if let Err(e) = self.vm_tests(&mut tally) {
@@ -110,16 +113,17 @@ impl Test {
     }
 
     fn unit_tests(&self, tally: &mut Tally) -> Result<()> {
-        let mut all = programs(&["--package", "ktlsshim", "--lib"])?;
+        let mut all = programs(&["--package", "ktlsshim", "--lib"], tally)?;
         let target = paths::xtask_target().display().to_string();
-        all.extend(programs(&[
+        let own = [
             "--package",
             "xtask",
             "--bin",
             "xtask",
             "--target-dir",
             &target,
-        ])?);
+        ];
+        all.extend(programs(&own, tally)?);
         for program in all {
             let expected = self.listed(&program)?;
             if expected.is_empty() {
@@ -147,10 +151,11 @@ impl Test {
         if !self.machine.no_module {
             self.machine.kernel.prepare()?.build_module()?;
         }
-        for program in programs(&["--package", "ktlsshim-tests"])? {
-            if !self.program.is_empty() && !self.program.contains(&program.name) {
-                continue;
-            }
+        let mut selection = vec!["--package", "ktlsshim-tests"];
+        self.program
+            .iter()
+            .for_each(|p| selection.extend(["--test", p]));
+        for program in programs(&selection, tally)? {
             let expected = self.listed(&program)?;
             if expected.is_empty() {
                 continue;
@@ -212,24 +217,22 @@ impl Test {
     }
 }
 
-/// Compiles test programs and asks cargo where they are.
-fn programs(selection: &[&str]) -> Result<Vec<Program>> {
+/// Compiles test programs and asks cargo where they are. One that does not compile is a failure, but
+/// keeps nobody from running the others.
+fn programs(selection: &[&str], tally: &mut Tally) -> Result<Vec<Program>> {
     let output = cargo()
-        .args([
-            "test",
-            "--quiet",
-            "--no-run",
-            "--message-format=json-render-diagnostics",
-        ])
+        .args(["test", "--quiet", "--no-run", "--no-fail-fast"])
+        .arg("--message-format=json-render-diagnostics")
         .args(selection)
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run cargo")?;
     if !output.status.success() {
-        bail!(
-            "the tests do not build (cargo test --no-run {})",
-            selection.join(" ")
-        );
+        tally.failed += 1;
+        let what = selection.join(" ");
+        tally
+            .trouble
+            .push(format!("does not build: cargo test --no-run {what}"));
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let messages = text
