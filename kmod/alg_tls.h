@@ -46,6 +46,7 @@
 
 #include <crypto/aead.h>
 #include <crypto/if_alg.h>
+#include <linux/bvec.h>
 #include <linux/mutex.h>
 #include <linux/net.h>
 #include <linux/percpu.h>
@@ -130,14 +131,11 @@ struct alg_tls_dir {
 #define ALG_TLS_TX_PAGES	(MAX_SKB_FRAGS + 1)
 #define ALG_TLS_OUT_PIECES	12
 
+/* Private pages that take one sealed record. */
 struct alg_tls_out {
 	unsigned int n;
 	unsigned int len;
-	struct {
-		struct page *page;
-		unsigned int off;
-		unsigned int len;
-	} p[ALG_TLS_OUT_PIECES];
+	struct bio_vec bv[ALG_TLS_OUT_PIECES];
 };
 
 struct alg_tls_tx {
@@ -290,10 +288,13 @@ void alg_tls_stat_exit(void);
 
 const struct alg_tls_cipher *alg_tls_cipher_find(u16 type);
 
+void alg_tls_cipher_init(void);
+
 /* Fill *@d from a struct tls12_crypto_info_*; allocates tfm and req. */
-int alg_tls_dir_make(const struct alg_tls_name *name, const u8 *info,
+int alg_tls_dir_make(struct alg_tls_ctx *ctx, const u8 *info,
 		     struct alg_tls_dir *d);
-void alg_tls_dir_free(struct alg_tls_dir *d);	/* cleanses; sets !on */
+/* Cleanses all of *@d. */
+void alg_tls_dir_free(struct alg_tls_ctx *ctx, struct alg_tls_dir *d);
 
 /* Bytes that precede the ciphertext in a record's body: 0 or 8. */
 static inline unsigned int alg_tls_explicit(const struct alg_tls_dir *d)
@@ -393,11 +394,17 @@ void alg_tls_unclaim(struct alg_tls_ctx *ctx);	/* op release; no lock held */
 int alg_tls_sendmsg(struct socket *sock, struct msghdr *msg, size_t len);
 ssize_t alg_tls_sendpage(struct socket *sock, struct page *page, int offset,
 			 size_t size, int flags);
+void alg_tls_splice_eof(struct socket *sock);
 int alg_tls_sendfile(struct alg_tls_ctx *ctx,
 		     struct alg_tls_sendfile __user *uarg);
-/* TCP lock held.  Seal the open record, beyond sndbuf if need be. */
+/*
+ * TCP lock held.  Seal the open record, beyond sndbuf if need be.  -EAGAIN,
+ * -ENOMEM: it is still there; every other error: it will never go out.
+ */
 int alg_tls_tx_flush(struct alg_tls_ctx *ctx);
-void alg_tls_tx_drop(struct alg_tls_ctx *ctx);	/* forget it: nothing to seal */
+void alg_tls_tx_drop(struct alg_tls_ctx *ctx);	/* forget the open record */
+/* Give up the TCP lock; @push what TCP was told to hold back for more. */
+void alg_tls_tx_unlock(struct alg_tls_ctx *ctx, bool push);
 __poll_t alg_tls_poll_out(struct alg_tls_ctx *ctx);
 
 /* ------------------------------ what rx.c offers: all but the first two

@@ -2,16 +2,93 @@
 /*
  * compat.h - every difference between the kernels that we build for
  *
- * The sources are written for one kernel interface; this file bends the others
- * to it, and nothing else in the tree looks at LINUX_VERSION_CODE.
+ * Why it exists: the sources are written for one kernel interface; this file
+ * bends the others to it, and nothing else in the tree looks at the kernel's
+ * version.  What cannot be told by version (distributions and stable trees
+ * backport) is probed by Kbuild in the header text.
  */
 #ifndef _ALG_TLS_COMPAT_H
 #define _ALG_TLS_COMPAT_H
 
+#include <linux/bvec.h>
+#include <linux/fs.h>
+#include <linux/socket.h>
+#include <linux/uio.h>
 #include <linux/version.h>
+#include <net/tcp.h>
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
 #error "algif_tls needs Linux 6.1 or later"
+#endif
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 4, 0)
+#error "algif_tls was never built on this kernel; see kmod/compat.h"
+#endif
+#ifndef ALG_TLS_HAVE_SPLICE_EOF
+#error "this kernel lacks sock->ops->splice_eof (6.1 stable has it since 2026)"
+#endif
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+#include <linux/unaligned.h>
+#else
+#include <asm/unaligned.h>
+#endif
+
+/* af_alg_type.bind() lost type and mask in 7.2. */
+#ifdef ALG_TLS_BIND_NAME_ONLY
+#define ALG_TLS_DEFINE_BIND(bind, do_bind)				\
+	static void *bind(const char *name)				\
+	{								\
+		return do_bind(name);					\
+	}
+#else
+#define ALG_TLS_DEFINE_BIND(bind, do_bind)				\
+	static void *bind(const char *name, u32 type, u32 mask)		\
+	{								\
+		return do_bind(name);					\
+	}
+#endif
+
+/* A reference to a file that may be on its way out. */
+static inline bool alg_tls_file_tryget(struct file *file)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
+	return file_ref_get(&file->f_ref);
+#else
+	return atomic_long_inc_not_zero(&file->f_count);
+#endif
+}
+
+/*
+ * Hand a piece of a private page to TCP, by reference.  @flags: MSG_MORE,
+ * MSG_DONTWAIT, MSG_NOSIGNAL; @push: let TCP look whether it can send.
+ */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
+#define ALG_TLS_OPS_SENDPAGE	.sendpage = alg_tls_sendpage,
+#define ALG_TLS_SENDPAGE	1
+
+static inline int alg_tls_tcp_piece(struct sock *sk, const struct bio_vec *bv,
+				    int flags, bool push)
+{
+	if (!push)
+		flags |= MSG_SENDPAGE_NOTLAST | MSG_MORE;
+	return tcp_sendpage_locked(sk, bv->bv_page, bv->bv_offset, bv->bv_len,
+				   flags | MSG_NO_SHARED_FRAGS);
+}
+#else
+#define ALG_TLS_OPS_SENDPAGE
+#define ALG_TLS_SENDPAGE	0
+#define MSG_SENDPAGE_NOTLAST	0
+
+static inline int alg_tls_tcp_piece(struct sock *sk, const struct bio_vec *bv,
+				    int flags, bool push)
+{
+	struct msghdr msg = {
+		.msg_flags = flags | MSG_SPLICE_PAGES | (push ? 0 : MSG_MORE),
+	};
+
+	iov_iter_bvec(&msg.msg_iter, ITER_SOURCE, bv, 1, bv->bv_len);
+	return tcp_sendmsg_locked(sk, &msg, bv->bv_len);
+}
 #endif
 
 #endif /* _ALG_TLS_COMPAT_H */
