@@ -183,6 +183,16 @@ pub fn sendfile(out: &impl AsRawFd, file: &impl AsRawFd, offset: &mut i64, n: us
     cvt(unsafe { libc::sendfile(out.as_raw_fd(), file.as_raw_fd(), offset, n) })
 }
 
+/// sendfile(2), blocking, from `at` up to `end`.
+pub fn sendfile_all(out: &impl AsRawFd, file: &impl AsRawFd, at: usize, end: usize) {
+    let mut at = at as i64;
+    while at < end as i64 {
+        let left = end - at as usize;
+        let n = sendfile(out, file, &mut at, left).expect("sendfile");
+        assert_ne!(n, 0, "sendfile at {at} of {end}");
+    }
+}
+
 pub fn splice(from: &impl AsRawFd, to: &impl AsRawFd, n: usize, flags: u32) -> Res<usize> {
     let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
     let none = std::ptr::null_mut();
