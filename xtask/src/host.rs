@@ -48,7 +48,7 @@ pub fn need_packages(packages: &[&str]) -> Result<()> {
     install(&missing)
 }
 
-fn installed(package: &str) -> bool {
+pub fn installed(package: &str) -> bool {
     let query = Command::new("dpkg-query")
         .args(["-W", "-f", "${db:Status-Status}", package])
         .output();

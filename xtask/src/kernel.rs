@@ -55,6 +55,14 @@ impl Kernel {
         }
     }
 
+    /// `uname -r`, if it was fetched.
+    pub fn version(self) -> Option<String> {
+        let dir = paths::workspace()
+            .join("target/kernels")
+            .join(self.spec().name);
+        fs::read_to_string(dir.join("version")).ok()
+    }
+
     /// Fetches and unpacks what is not there yet.
     pub fn prepare(self) -> Result<Prepared> {
         let spec = self.spec();

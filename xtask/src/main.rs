@@ -3,11 +3,13 @@
 //! everything that a verb makes or fetches lies under `target/`.
 
 mod build;
+mod clean;
 mod demo;
 mod demo_guest;
 mod demo_judge;
 mod demo_table;
 mod dmesg;
+mod doctor;
 mod fetch;
 mod here;
 mod host;
@@ -46,6 +48,10 @@ enum Verb {
     Test(test::Test),
     /// Check form and hygiene of the Rust and C sources
     Lint(lint::Lint),
+    /// Say what is missing on this machine, and what brings it
+    Doctor(doctor::Doctor),
+    /// Remove what runs left behind
+    Clean(clean::Clean),
     /// Show the main job: nginx and curl, with and without ktlsshim
     Demo(demo::Demo),
 }
@@ -57,6 +63,8 @@ fn main() {
         Verb::Build(verb) => verb.run(),
         Verb::Test(verb) => verb.run(),
         Verb::Lint(verb) => verb.run(),
+        Verb::Doctor(verb) => verb.run(),
+        Verb::Clean(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
     };
     match result {

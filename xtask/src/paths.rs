@@ -30,3 +30,8 @@ pub fn shim() -> PathBuf {
 pub fn kmod_sources() -> PathBuf {
     workspace().join("kmod")
 }
+
+/// One directory per run of the virtual machine, each the guest's /out.
+pub fn runs() -> PathBuf {
+    workspace().join("target/vm/out")
+}

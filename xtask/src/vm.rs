@@ -345,7 +345,7 @@ impl Machine {
             if !matches!(result.0, Finish::Exited(_)) {
                 let _ = child.kill();
             }
-            let _ = child.wait();
+            end(&mut child);
             let _ = (out.join(), err.join());
             result
         });
@@ -466,7 +466,7 @@ impl Machine {
 }
 
 /// `notests`: the drivers' self-tests take 6 s under emulation. `oops=panic`: an oops ends the run.
-const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 log_buf_len=4M panic=-1 oops=panic tsc=reliable \
+const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 log_buf_len=1M panic=-1 oops=panic tsc=reliable \
     no_timer_check mitigations=off cryptomgr.notests=1 nokaslr random.trust_cpu=on";
 
 const PORTS: [(&str, i32); 3] = [("out", 10), ("err", 11), ("ctl", 12)];
@@ -477,10 +477,24 @@ enum Finish {
     Died(String),
 }
 
+/// A machine that said its status leaves by itself, at once; should it not, it is helped.
+fn end(child: &mut Child) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
 /// A directory that no other run has.
 fn run_dir() -> Result<PathBuf> {
-    let base = paths::workspace().join("target/vm/out");
+    let base = paths::runs();
     fs::create_dir_all(&base)?;
+    crate::clean::prune(&base);
     for n in 0.. {
         let dir = base.join(format!("{}-{n}", std::process::id()));
         match fs::create_dir(&dir) {

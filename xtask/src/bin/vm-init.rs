@@ -123,7 +123,7 @@ fn find_ports() -> Outcome<()> {
     fs::create_dir_all("/dev/virtio-ports").map_err(|e| format!("/dev/virtio-ports: {e}"))?;
     let mut seen = 0;
     // The host announces port names by messages that arrive after the driver's probe.
-    for _ in 0..200 {
+    for _ in 0..4000 {
         seen = 0;
         for entry in fs::read_dir(ports)
             .map_err(|e| format!("{ports}: {e}"))?
