@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Parser};
 use serde_json::{Value, json};
 
 use crate::demo_judge::judge;
 use crate::host::Tool;
 use crate::kernel::Kernel;
-use crate::{demo_guest, demo_table, host, paths, vm};
+use crate::{build, demo_guest, demo_table, host, paths, vm};
 
 #[derive(Args, Debug)]
 pub struct Demo {
@@ -91,7 +91,7 @@ impl Demo {
             Tool("modprobe", "kmod"),
         ])?;
         progress.say("building libktlsshim.so");
-        build_shim()?;
+        build::shim(true)?;
         let expected = make_fixture(&progress)?;
         let mut evidence = match &self.evidence {
             Some(path) => Some(fs::File::create(path).with_context(|| format!("{}", path.display()))?),
@@ -106,6 +106,7 @@ impl Demo {
             events.extend(more);
             machines_ok &= ok;
         }
+        let _ = fs::remove_file(own_copy()?);
         if let Some(file) = &mut evidence {
             events.iter().try_for_each(|event| writeln!(file, "{event}"))?;
         }
@@ -145,7 +146,7 @@ impl Demo {
         machine.kernel = self.kernel;
         machine.icount = cost;
         machine.no_module = self.no_module;
-        let this = std::env::current_exe()?.to_string_lossy().into_owned();
+        let this = own_copy()?.display().to_string();
         let mut argv = vec![this, "demo".into(), "--guest".into(), fixture_dir().display().to_string()];
         if cost {
             argv.push("--cost".into());
@@ -177,21 +178,17 @@ impl Progress {
     }
 }
 
-fn build_shim() -> Result<()> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--release", "--package", "ktlsshim"]);
-    cargo.current_dir(paths::workspace()).arg("--target-dir").arg(paths::target());
-    if !cargo.status().context("cargo")?.success() {
-        bail!("the shim does not build");
-    }
-    if !paths::shim().exists() {
-        bail!("{} was not built", paths::shim().display());
-    }
-    Ok(())
-}
-
 fn fixture_dir() -> PathBuf {
     paths::workspace().join("target/demo")
+}
+
+/// This very program, for the guest: cargo may replace the file in target/ while the machine runs.
+fn own_copy() -> Result<PathBuf> {
+    let copy = fixture_dir().join(format!("guest-{}", std::process::id()));
+    if !copy.exists() {
+        fs::copy("/proc/self/exe", &copy).with_context(|| format!("{}", copy.display()))?;
+    }
+    Ok(copy)
 }
 
 /// Files, certificate and list of requests; returns what must arrive. Made once, outside the slow
