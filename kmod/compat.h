@@ -58,6 +58,12 @@ static inline bool alg_tls_file_tryget(struct file *file)
 #endif
 }
 
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+#define alg_tls_fd_file(fd)	fd_file(fd)
+#else
+#define alg_tls_fd_file(fd)	((fd).file)
+#endif
+
 /*
  * Hand a piece of a private page to TCP, by reference.  @flags: MSG_MORE,
  * MSG_DONTWAIT, MSG_NOSIGNAL; @push: let TCP look whether it can send.
@@ -65,6 +71,7 @@ static inline bool alg_tls_file_tryget(struct file *file)
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
 #define ALG_TLS_OPS_SENDPAGE	.sendpage = alg_tls_sendpage,
 #define ALG_TLS_SENDPAGE	1
+#define ALG_TLS_MSG_SPLICE	0
 
 static inline int alg_tls_tcp_piece(struct sock *sk, const struct bio_vec *bv,
 				    int flags, bool push)
@@ -77,6 +84,7 @@ static inline int alg_tls_tcp_piece(struct sock *sk, const struct bio_vec *bv,
 #else
 #define ALG_TLS_OPS_SENDPAGE
 #define ALG_TLS_SENDPAGE	0
+#define ALG_TLS_MSG_SPLICE	MSG_SPLICE_PAGES
 #define MSG_SENDPAGE_NOTLAST	0
 
 static inline int alg_tls_tcp_piece(struct sock *sk, const struct bio_vec *bv,

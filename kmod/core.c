@@ -19,6 +19,7 @@
 #include <linux/module.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <asm/ioctls.h>
 
 #include "alg_tls.h"
 
