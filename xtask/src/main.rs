@@ -17,6 +17,8 @@ mod image;
 mod kernel;
 mod lint;
 mod paths;
+mod ports;
+mod qemu;
 mod shell;
 mod test;
 mod vm;

@@ -269,6 +269,7 @@ fn run_on_pipes(job: &Job) -> Outcome<i32> {
 fn run_on_console(job: &Job) -> Outcome<i32> {
     let console = OpenOptions::new().read(true).write(true).open("/dev/hvc0");
     let console = console.map_err(|e| format!("/dev/hvc0: {e}"))?;
+    set_window(&console, job);
     let stdio = |f: &File| f.try_clone().map(Stdio::from).map_err(|e| e.to_string());
     let mut command = command(job);
     command
@@ -290,6 +291,23 @@ fn run_on_console(job: &Job) -> Outcome<i32> {
     // SAFETY: tcdrain only waits until the console has taken what was written.
     let _ = unsafe { nix::libc::tcdrain(std::os::fd::AsRawFd::as_raw_fd(&console)) };
     Ok(status)
+}
+
+/// The size of xtask's terminal, which arrives as LINES and COLUMNS.
+fn set_window(console: &File, job: &Job) {
+    let number = |name: &str| {
+        let found = job.env.iter().find(|(k, _)| k == name);
+        found.and_then(|(_, v)| v.parse().ok()).unwrap_or(0)
+    };
+    let size = nix::libc::winsize {
+        ws_row: number("LINES"),
+        ws_col: number("COLUMNS"),
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let fd = std::os::fd::AsRawFd::as_raw_fd(console);
+    // SAFETY: the kernel reads one winsize from a live local and keeps no pointer to it.
+    let _ = unsafe { nix::libc::ioctl(fd, nix::libc::TIOCSWINSZ, &size) };
 }
 
 fn cannot_run(job: &Job, e: &io::Error) -> i32 {
