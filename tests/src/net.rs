@@ -214,3 +214,37 @@ impl Sockmap {
         sys::bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
     }
 }
+
+/// Sets the priority of a crypto driver, making an instance of it if need be.
+pub fn crypto_user(driver: &str, priority: u32) -> Res<()> {
+    const NETLINK_CRYPTO: i32 = 21;
+    const CRYPTO_MSG_NEWALG: u16 = 16;
+    const CRYPTO_MSG_UPDATEALG: u16 = 18;
+    const CRYPTOCFGA_PRIORITY_VAL: u16 = 1;
+    const NLM_F_REQUEST_ACK: u16 = 5;
+    // struct crypto_user_alg: three names of 64 bytes, four words.
+    let mut alg = [0u8; 208];
+    alg[64..64 + driver.len()].copy_from_slice(driver.as_bytes());
+    let call = |kind: u16| {
+        let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_CRYPTO)?;
+        let len = 16 + alg.len() + 8;
+        let mut msg = Vec::with_capacity(len);
+        msg.extend((len as u32).to_ne_bytes());
+        msg.extend(kind.to_ne_bytes());
+        msg.extend(NLM_F_REQUEST_ACK.to_ne_bytes());
+        msg.extend([0; 8]);
+        msg.extend(alg);
+        msg.extend(8u16.to_ne_bytes());
+        msg.extend(CRYPTOCFGA_PRIORITY_VAL.to_ne_bytes());
+        msg.extend(priority.to_ne_bytes());
+        sys::sendmsg(&socket, &[&msg], &[], 0)?;
+        let mut answer = [0; 512];
+        sys::read(&socket, &mut answer)?;
+        let code = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
+        if code == 0 { Ok(()) } else { Err(Errno(-code)) }
+    };
+    match call(CRYPTO_MSG_UPDATEALG) {
+        Err(Errno(libc::ENOENT)) => call(CRYPTO_MSG_NEWALG),
+        other => other,
+    }
+}
