@@ -14,10 +14,15 @@ use std::{
     cell::Cell,
     fs::{self, File},
     io::{self, Write as _},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -66,7 +71,8 @@ impl Lab {
                 std::env::var_os("KTLSSHIM_VM").is_some(),
                 "run me by `cargo xtask test`: this test needs the kernel of the virtual machine"
             );
-            let path = PathBuf::from(std::env::var_os("KTLSSHIM").expect("KTLSSHIM names the shim"));
+            let path =
+                PathBuf::from(std::env::var_os("KTLSSHIM").expect("KTLSSHIM names the shim"));
             assert!(path.is_file(), "no shim at {}", path.display());
             path
         });
@@ -80,7 +86,12 @@ impl Lab {
         fs::create_dir_all(&dir).expect("a directory for the test");
         // Servers drop their privileges and still log, and store uploads, here.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("chmod");
-        Lab { dir, shim, serial: Cell::new(0), port: Cell::new(8442) }
+        Lab {
+            dir,
+            shim,
+            serial: Cell::new(0),
+            port: Cell::new(8442),
+        }
     }
 
     /// True when there is no shim: proofs are left out, and the test fails.
@@ -103,7 +114,10 @@ impl Lab {
         let path = path.as_ref();
         let serial = self.serial.get();
         self.serial.set(serial + 1);
-        let stem = path.file_name().expect("a program's name").to_string_lossy();
+        let stem = path
+            .file_name()
+            .expect("a program's name")
+            .to_string_lossy();
         let label = format!("{serial:03}-{stem}");
         let mut program = Program {
             command: Command::new(path),
@@ -116,7 +130,10 @@ impl Lab {
         program.command.process_group(0).current_dir(&self.dir);
         program.command.env_clear();
         program.command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        program.command.env("HOME", &self.dir).env("LC_ALL", "C.UTF-8");
+        program
+            .command
+            .env("HOME", &self.dir)
+            .env("LC_ALL", "C.UTF-8");
         program.command.env("PYTHONDONTWRITEBYTECODE", "1");
         if side == Side::Shim {
             for (key, value) in self.shim_environment(&program.log) {
@@ -150,7 +167,11 @@ impl Lab {
         let before = Kernel::now(self);
         let (expected, evidence) = scenario(Side::Plain, Side::Plain);
         let idle = Kernel::now(self).since(&before);
-        assert_eq!(idle.get("AlgTlsTx") + idle.get("AlgTlsRx"), 0, "a plain run was offloaded");
+        assert_eq!(
+            idle.get("AlgTlsTx") + idle.get("AlgTlsRx"),
+            0,
+            "a plain run was offloaded"
+        );
         assert!(evidence.server.is_empty() && evidence.client.is_empty());
         for &mix in mixes {
             let before = Kernel::now(self);
@@ -177,7 +198,10 @@ impl Drop for Lab {
             return;
         }
         let _ = fs::remove_dir_all(&self.dir);
-        assert!(!self.plain(), "PLAIN ONLY: the programs agree, and nothing was proved");
+        assert!(
+            !self.plain(),
+            "PLAIN ONLY: the programs agree, and nothing was proved"
+        );
     }
 }
 
@@ -191,9 +215,16 @@ pub struct Evidence {
 impl Evidence {
     pub fn describe(&self) -> String {
         let show = |lines: &[Line]| -> String {
-            lines.iter().map(|line| format!("    {}\n", line.text)).collect()
+            lines
+                .iter()
+                .map(|line| format!("    {}\n", line.text))
+                .collect()
         };
-        format!("  server's log:\n{}  client's log:\n{}", show(&self.server), show(&self.client))
+        format!(
+            "  server's log:\n{}  client's log:\n{}",
+            show(&self.server),
+            show(&self.client)
+        )
     }
 }
 
@@ -247,19 +278,28 @@ impl Program {
             _ => Stdio::piped(),
         };
         self.command.stdin(stdin);
-        self.command.stdout(File::create(&self.out).expect("output file"));
-        self.command.stderr(File::create(&self.err).expect("error file"));
+        self.command
+            .stdout(File::create(&self.out).expect("output file"));
+        self.command
+            .stderr(File::create(&self.err).expect("error file"));
         let mut child = self
             .command
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", self.label));
-        let mut stdin = child.stdin.take();
+        let stdin = child.stdin.take().map(Stdin::new);
+        let mut running = Running {
+            child,
+            stdin,
+            ended: None,
+            label: self.label,
+            out: self.out,
+            err: self.err,
+            log: self.log,
+        };
         if let Input::Bytes(bytes) = self.input {
-            let mut pipe = stdin.take().expect("a pipe to stdin");
-            // A program may end before it has read everything.
-            thread::spawn(move || pipe.write_all(&bytes));
+            running.stdin.take().expect("a pipe to stdin").write(bytes);
         }
-        Running { child, stdin, ended: None, label: self.label, out: self.out, err: self.err, log: self.log }
+        running
     }
 
     /// Runs to the end.
@@ -268,10 +308,55 @@ impl Program {
     }
 }
 
+/// A pipe to a program that may read slowly, or end before it has read
+/// everything: a thread feeds it, so that no test hangs in a write. Dropping
+/// this closes the pipe as soon as everything is written.
+struct Stdin {
+    sender: mpsc::Sender<Vec<u8>>,
+    /// Bytes that the thread has not written yet.
+    queued: Arc<AtomicUsize>,
+    pipe: OwnedFd,
+}
+
+impl Stdin {
+    fn new(mut pipe: ChildStdin) -> Stdin {
+        let copy = pipe.as_fd().try_clone_to_owned().expect("a copy of a pipe");
+        let (sender, receiver) = mpsc::channel::<Vec<u8>>();
+        let queued = Arc::new(AtomicUsize::new(0));
+        let left = Arc::clone(&queued);
+        thread::spawn(move || {
+            receiver.iter().try_for_each(|bytes| {
+                pipe.write_all(&bytes)?;
+                left.fetch_sub(bytes.len(), Ordering::SeqCst);
+                io::Result::Ok(())
+            })
+        });
+        Stdin {
+            sender,
+            queued,
+            pipe: copy,
+        }
+    }
+
+    /// False when the program has closed its end.
+    fn write(&self, bytes: Vec<u8>) -> bool {
+        self.queued.fetch_add(bytes.len(), Ordering::SeqCst);
+        self.sender.send(bytes).is_ok()
+    }
+
+    /// Has the program read everything that was written?
+    fn drained(&self) -> bool {
+        let mut unread: libc::c_int = 0;
+        // SAFETY: FIONREAD writes one int, and `unread` is one.
+        let asked = unsafe { libc::ioctl(self.pipe.as_raw_fd(), libc::FIONREAD, &mut unread) };
+        self.queued.load(Ordering::SeqCst) == 0 && asked == 0 && unread == 0
+    }
+}
+
 /// A started program. Dropping it ends its process group.
 pub struct Running {
     child: Child,
-    stdin: Option<ChildStdin>,
+    stdin: Option<Stdin>,
     ended: Option<ExitStatus>,
     label: String,
     pub out: PathBuf,
@@ -286,10 +371,25 @@ impl Running {
 
     /// Writes to the program's stdin.
     pub fn say(&mut self, text: &str) {
-        let pipe = self.stdin.as_mut().expect("an open stdin");
-        pipe.write_all(text.as_bytes())
-            .and_then(|()| pipe.flush())
-            .unwrap_or_else(|e| panic!("{}: cannot write to stdin: {e}\n{}", self.label, self.describe()));
+        if !self
+            .stdin
+            .as_ref()
+            .expect("an open stdin")
+            .write(text.into())
+        {
+            panic!(
+                "{}: does not read its stdin any more\n{}",
+                self.label,
+                self.describe()
+            );
+        }
+    }
+
+    /// Writes to stdin what the program must get by a read of its own.
+    pub fn say_alone(&mut self, text: &str) {
+        self.say(text);
+        let what = format!("{}: reads {text:?}", self.label);
+        eventually(&what, || self.stdin.as_ref().is_some_and(Stdin::drained));
     }
 
     /// Closes the program's stdin.
@@ -314,7 +414,11 @@ impl Running {
                 return;
             }
             if self.ended().is_some() || Instant::now() > deadline {
-                panic!("{}: never saw {needle:?} × {times}\n{}", self.label, self.describe());
+                panic!(
+                    "{}: never saw {needle:?} × {times}\n{}",
+                    self.label,
+                    self.describe()
+                );
             }
             thread::sleep(TICK);
         }
@@ -330,7 +434,11 @@ impl Running {
         let deadline = Instant::now() + PATIENCE;
         while !listens(port) {
             if self.ended().is_some() || Instant::now() > deadline {
-                panic!("{}: does not listen on {port}\n{}", self.label, self.describe());
+                panic!(
+                    "{}: does not listen on {port}\n{}",
+                    self.label,
+                    self.describe()
+                );
             }
             thread::sleep(TICK);
         }
@@ -357,7 +465,11 @@ impl Running {
     /// Waits for the end, at most [`PATIENCE`].
     pub fn wait(mut self) -> Outcome {
         if matches!(self.wait_until(Instant::now() + PATIENCE), None) {
-            panic!("{}: still running after {PATIENCE:?}\n{}", self.label, self.describe());
+            panic!(
+                "{}: still running after {PATIENCE:?}\n{}",
+                self.label,
+                self.describe()
+            );
         }
         self.outcome()
     }
@@ -366,8 +478,15 @@ impl Running {
     pub fn stop(mut self, signal: libc::c_int) -> Outcome {
         self.stdin = None;
         self.signal(signal);
-        if self.wait_until(Instant::now() + Duration::from_secs(20)).is_none() {
-            panic!("{}: does not end on signal {signal}\n{}", self.label, self.describe());
+        if self
+            .wait_until(Instant::now() + Duration::from_secs(20))
+            .is_none()
+        {
+            panic!(
+                "{}: does not end on signal {signal}\n{}",
+                self.label,
+                self.describe()
+            );
         }
         self.outcome()
     }
@@ -376,7 +495,9 @@ impl Running {
         let status = self.ended.expect("an ended program");
         Outcome {
             label: self.label.clone(),
-            status: status.code().unwrap_or_else(|| -status.signal().unwrap_or(0)),
+            status: status
+                .code()
+                .unwrap_or_else(|| -status.signal().unwrap_or(0)),
             out: fs::read(&self.out).expect("output"),
             err: fs::read(&self.err).expect("errors"),
             log: traffic::lines(&self.log),
@@ -428,14 +549,23 @@ impl Outcome {
     }
 
     pub fn good(self) -> Outcome {
-        assert_eq!(self.status, 0, "{}: {}\n{}", self.label, self.text(), self.errors());
+        assert_eq!(
+            self.status,
+            0,
+            "{}: {}\n{}",
+            self.label,
+            self.text(),
+            self.errors()
+        );
         self
     }
 }
 
 /// Occurrences of `needle` in `text`.
 pub fn count(text: &[u8], needle: &[u8]) -> usize {
-    text.windows(needle.len()).filter(|window| *window == needle).count()
+    text.windows(needle.len())
+        .filter(|window| *window == needle)
+        .count()
 }
 
 /// Polls until `check` holds.
@@ -454,7 +584,10 @@ fn listens(port: u16) -> bool {
     let local = format!(":{port:04X}");
     table.lines().skip(1).any(|line| {
         let mut fields = line.split_whitespace().skip(1);
-        fields.next().is_some_and(|address| address.ends_with(&local)) && fields.nth(1) == Some("0A")
+        fields
+            .next()
+            .is_some_and(|address| address.ends_with(&local))
+            && fields.nth(1) == Some("0A")
     })
 }
 
@@ -462,7 +595,12 @@ fn listens(port: u16) -> bool {
 fn own_network() {
     // SAFETY: unshare changes only this thread's namespace.
     let done = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-    assert_eq!(done, 0, "a network namespace: {}", io::Error::last_os_error());
+    assert_eq!(
+        done,
+        0,
+        "a network namespace: {}",
+        io::Error::last_os_error()
+    );
 
     // SAFETY: a zeroed ifreq is a valid value of plain integers and arrays; the
     // kernel reads and writes only this one structure.

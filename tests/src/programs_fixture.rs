@@ -34,14 +34,23 @@ fn make_identity(name: &str) -> Identity {
     let (cert, key) = (base.with_extension("crt"), base.with_extension("key"));
     let made = Command::new("/usr/bin/openssl")
         .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650".split(' '))
-        .args(["-subj", &format!("/CN={name}"), "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args([
+            "-subj",
+            &format!("/CN={name}"),
+            "-addext",
+            "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        ])
         .arg("-out")
         .arg(&cert)
         .arg("-keyout")
         .arg(&key)
         .output()
         .expect("openssl req");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
     // Servers under test drop their privileges before they read it.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     fs::set_permissions(&key, mode).expect("chmod");
@@ -67,7 +76,10 @@ pub fn noise(len: usize) -> Vec<u8> {
 pub fn hex_noise(len: usize) -> Vec<u8> {
     let digit = |byte: u8| b"0123456789abcdef"[usize::from(byte & 15)];
     let mut text: Vec<u8> = noise(len).into_iter().map(digit).collect();
-    text.iter_mut().skip(79).step_by(80).for_each(|byte| *byte = b'\n');
+    text.iter_mut()
+        .skip(79)
+        .step_by(80)
+        .for_each(|byte| *byte = b'\n');
     text
 }
 
@@ -130,12 +142,23 @@ pub fn nginx(lab: &Lab, side: Side, wrap: &[&str], server: &str) -> Nginx {
     fs::write(&conf, text).expect("nginx.conf");
     let program = match wrap.split_first() {
         None => lab.program(side, "/usr/sbin/nginx"),
-        Some((first, rest)) => {
-            rest.iter().fold(lab.program(side, first), |program, arg| program.arg(arg)).arg("/usr/sbin/nginx")
-        }
+        Some((first, rest)) => rest
+            .iter()
+            .fold(lab.program(side, first), |program, arg| program.arg(arg))
+            .arg("/usr/sbin/nginx"),
     };
-    let running = program.arg("-c").arg(&conf).arg("-p").arg(&lab.dir).start().listening(port);
-    Nginx { running, port, clear }
+    let running = program
+        .arg("-c")
+        .arg(&conf)
+        .arg("-p")
+        .arg(&lab.dir)
+        .start()
+        .listening(port);
+    Nginx {
+        running,
+        port,
+        clear,
+    }
 }
 
 impl Nginx {
@@ -143,7 +166,12 @@ impl Nginx {
     pub fn worker(&self) -> u32 {
         let path = format!("/proc/{0}/task/{0}/children", self.running.pid());
         let children = fs::read_to_string(path).expect("the master's children");
-        children.split_whitespace().next().expect("a worker").parse().expect("a process id")
+        children
+            .split_whitespace()
+            .next()
+            .expect("a worker")
+            .parse()
+            .expect("a process id")
     }
 
     /// Ends nginx the polite way: connections are closed one by one.
@@ -154,5 +182,7 @@ impl Nginx {
 
 /// A script of `tests/programs`.
 pub fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("programs")
+        .join(name)
 }

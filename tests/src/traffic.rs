@@ -4,7 +4,13 @@
 //! The kernel's counters are the witness: a shim that failed to load, or gave
 //! up, passes every comparison of bytes, but leaves these at zero.
 
-use std::{collections::BTreeMap, fs, path::Path, thread, time::{Duration, Instant}};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -43,14 +49,20 @@ impl Kernel {
             if left == [0, 0, 0] {
                 return now;
             }
-            assert!(Instant::now() < deadline, "kernel sockets are left over: {now:?}");
+            assert!(
+                Instant::now() < deadline,
+                "kernel sockets are left over: {now:?}"
+            );
             thread::sleep(Duration::from_millis(10));
         }
     }
 
     pub fn since(&self, before: &Kernel) -> Kernel {
         let difference = self.0.iter().map(|(name, value)| {
-            (name.clone(), value - before.0.get(name).copied().unwrap_or(0))
+            (
+                name.clone(),
+                value - before.0.get(name).copied().unwrap_or(0),
+            )
         });
         Kernel(difference.collect())
     }
@@ -60,7 +72,10 @@ impl Kernel {
         if self.0.is_empty() {
             return 0;
         }
-        *self.0.get(name).unwrap_or_else(|| panic!("no counter {name} in {self:?}"))
+        *self
+            .0
+            .get(name)
+            .unwrap_or_else(|| panic!("no counter {name} in {self:?}"))
     }
 }
 
@@ -81,10 +96,19 @@ pub struct Dir {
 
 impl Dir {
     fn new(value: &Value) -> Dir {
-        let number = |key: &str| value[key].as_i64().unwrap_or_else(|| panic!("{key} in {value}"));
+        let number = |key: &str| {
+            value[key]
+                .as_i64()
+                .unwrap_or_else(|| panic!("{key} in {value}"))
+        };
         Dir {
-            kernel: value["kernel"].as_bool().unwrap_or_else(|| panic!("kernel in {value}")),
-            reason: value["reason"].as_str().unwrap_or_else(|| panic!("reason in {value}")).to_owned(),
+            kernel: value["kernel"]
+                .as_bool()
+                .unwrap_or_else(|| panic!("kernel in {value}")),
+            reason: value["reason"]
+                .as_str()
+                .unwrap_or_else(|| panic!("reason in {value}"))
+                .to_owned(),
             fast_records: number("fast_records"),
             fast_bytes: number("fast_bytes"),
             slow_records: number("slow_records"),
