@@ -18,7 +18,6 @@
 #define _ALG_TLS_RX_H
 
 #include "alg_tls.h"
-#include "compat_rx.h"
 
 /*
  * The record that comes next, from one single fetch of its header: queued
