@@ -1,0 +1,1 @@
+//! Published vectors, each under the name of the document that has it.

@@ -1,0 +1,217 @@
+//! What the shim calls in the process's own libcrypto.
+//!
+//! One table per libcrypto copy, resolved from that copy only and valid for
+//! ever: the resolver keeps the object loaded. Every function listed as
+//! required is exported by 1.1.1, 3.x and 4.0 alike.
+
+use super::Bio;
+use super::table::fn_table;
+use core::ffi::{c_char, c_int, c_long, c_uchar, c_uint, c_ulong, c_void};
+
+#[repr(C)]
+pub struct EvpMd {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
+pub struct EvpCipher {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
+pub struct EvpCipherCtx {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
+pub struct Engine {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
+pub struct ExData {
+    _opaque: [u8; 0],
+}
+
+pub const EVP_CTRL_AEAD_SET_IVLEN: c_int = 0x9;
+pub const EVP_CTRL_AEAD_GET_TAG: c_int = 0x10;
+pub const EVP_CTRL_AEAD_SET_TAG: c_int = 0x11;
+
+/// `CRYPTO_EX_new` and `CRYPTO_EX_free` have one shape.
+pub type ExCallback = unsafe extern "C" fn(
+    parent: *mut c_void,
+    ptr: *mut c_void,
+    ad: *mut ExData,
+    idx: c_int,
+    argl: c_long,
+    argp: *mut c_void,
+);
+
+/// `CRYPTO_EX_dup`. In 1.1.1 `from_d` is a `void *`, since 3.0 a `void **`:
+/// the same word in the same register.
+pub type ExDup = unsafe extern "C" fn(
+    to: *mut ExData,
+    from: *const ExData,
+    from_d: *mut c_void,
+    idx: c_int,
+    argl: c_long,
+    argp: *mut c_void,
+) -> c_int;
+
+fn_table! {
+    pub struct Table {
+        required {
+            fn HMAC(
+                md: *const EvpMd, key: *const c_void, key_len: c_int,
+                data: *const c_uchar, data_len: usize, out: *mut c_uchar, out_len: *mut c_uint
+            ) -> *mut c_uchar;
+            fn EVP_sha256() -> *const EvpMd;
+            fn EVP_sha384() -> *const EvpMd;
+
+            fn EVP_CIPHER_CTX_new() -> *mut EvpCipherCtx;
+            fn EVP_CIPHER_CTX_free(ctx: *mut EvpCipherCtx);
+            fn EVP_CIPHER_CTX_ctrl(
+                ctx: *mut EvpCipherCtx, cmd: c_int, arg: c_int, ptr: *mut c_void
+            ) -> c_int;
+            fn EVP_CipherInit_ex(
+                ctx: *mut EvpCipherCtx, cipher: *const EvpCipher, engine: *mut Engine,
+                key: *const c_uchar, iv: *const c_uchar, enc: c_int
+            ) -> c_int;
+            fn EVP_CipherUpdate(
+                ctx: *mut EvpCipherCtx, out: *mut c_uchar, out_len: *mut c_int,
+                data: *const c_uchar, data_len: c_int
+            ) -> c_int;
+            fn EVP_CipherFinal_ex(
+                ctx: *mut EvpCipherCtx, out: *mut c_uchar, out_len: *mut c_int
+            ) -> c_int;
+            fn EVP_aes_128_gcm() -> *const EvpCipher;
+            fn EVP_aes_256_gcm() -> *const EvpCipher;
+            fn EVP_aes_128_ccm() -> *const EvpCipher;
+
+            fn ERR_set_mark() -> c_int;
+            fn ERR_pop_to_mark() -> c_int;
+            fn ERR_peek_error() -> c_ulong;
+            fn ERR_peek_last_error() -> c_ulong;
+            fn ERR_clear_error();
+
+            fn OPENSSL_cleanse(ptr: *mut c_void, len: usize);
+            fn OpenSSL_version_num() -> c_ulong;
+
+            fn BIO_read(b: *mut Bio, data: *mut c_void, len: c_int) -> c_int;
+            fn BIO_read_ex(b: *mut Bio, data: *mut c_void, len: usize, got: *mut usize) -> c_int;
+            fn BIO_write(b: *mut Bio, data: *const c_void, len: c_int) -> c_int;
+            fn BIO_write_ex(b: *mut Bio, data: *const c_void, len: usize, done: *mut usize) -> c_int;
+            fn BIO_puts(b: *mut Bio, text: *const c_char) -> c_int;
+            fn BIO_gets(b: *mut Bio, text: *mut c_char, size: c_int) -> c_int;
+            fn BIO_ctrl(b: *mut Bio, cmd: c_int, larg: c_long, parg: *mut c_void) -> c_long;
+            fn BIO_next(b: *mut Bio) -> *mut Bio;
+            fn BIO_find_type(b: *mut Bio, kind: c_int) -> *mut Bio;
+            fn BIO_method_type(b: *const Bio) -> c_int;
+            fn BIO_set_flags(b: *mut Bio, flags: c_int);
+            fn BIO_clear_flags(b: *mut Bio, flags: c_int);
+            fn BIO_test_flags(b: *const Bio, flags: c_int) -> c_int;
+            fn BIO_up_ref(b: *mut Bio) -> c_int;
+            fn BIO_free(b: *mut Bio) -> c_int;
+
+            fn CRYPTO_get_ex_new_index(
+                class: c_int, argl: c_long, argp: *mut c_void,
+                new: Option<ExCallback>, dup: Option<ExDup>, free: Option<ExCallback>
+            ) -> c_int;
+            fn CRYPTO_free_ex_index(class: c_int, idx: c_int) -> c_int;
+        }
+        optional {
+            // Absent where OpenSSL was built without ChaCha20 or Poly1305.
+            fn EVP_chacha20_poly1305() -> *const EvpCipher;
+            // 1.1.1 raises an error with the first, 3.0 and later with the rest.
+            fn ERR_put_error(
+                lib: c_int, func: c_int, reason: c_int, file: *const c_char, line: c_int
+            );
+            fn ERR_new();
+            fn ERR_set_debug(file: *const c_char, line: c_int, func: *const c_char);
+            fn ERR_set_error(lib: c_int, reason: c_int, fmt: *const c_char, ...);
+        }
+        with {}
+    }
+}
+
+impl Table {
+    /// Runs `f`, then takes off the thread's OpenSSL error queue whatever `f`
+    /// left there. A hook that adds an entry turns the caller's next
+    /// `SSL_get_error` from WANT_READ into SSL.
+    pub fn quiet<R>(&self, f: impl FnOnce() -> R) -> R {
+        // SAFETY: both work on the calling thread's own queue and take no
+        // argument. An empty queue takes no mark (1.1.1); popping then empties
+        // it, which is what it was.
+        unsafe { (self.ERR_set_mark)() };
+        let result = f();
+        // SAFETY: as above.
+        unsafe { (self.ERR_pop_to_mark)() };
+        result
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use std::sync::OnceLock;
+
+    /// The system's libcrypto, opened as a program would have it.
+    pub fn table() -> &'static Table {
+        static TABLE: OnceLock<Table> = OnceLock::new();
+        TABLE.get_or_init(|| {
+            // SAFETY: a C string; the library's constructors are OpenSSL's own.
+            let lib = unsafe {
+                libc::dlopen(
+                    c"libcrypto.so.3".as_ptr(),
+                    libc::RTLD_NOW | libc::RTLD_LOCAL,
+                )
+            };
+            assert!(!lib.is_null(), "libcrypto.so.3 is needed to test");
+            // SAFETY: the handle is never closed, names are OpenSSL's.
+            let table = unsafe { Table::resolve(&mut |name| libc::dlsym(lib, name.as_ptr())) };
+            match table {
+                Some(table) => table,
+                None => panic!("a required function is missing"),
+            }
+        })
+    }
+
+    #[test]
+    fn the_system_library_has_every_required_function() {
+        // SAFETY: takes nothing, returns a number.
+        assert!(unsafe { (table().OpenSSL_version_num)() } >= 0x3000_0000);
+        assert!(table().ERR_new.is_some() || table().ERR_put_error.is_some());
+    }
+
+    #[test]
+    fn the_error_queue_stays_as_it_was() {
+        let t = table();
+        let raise = |reason: c_int| {
+            let (Some(new), Some(set)) = (t.ERR_new, t.ERR_set_error) else {
+                panic!("3.x has both")
+            };
+            // SAFETY: no format, so no further argument is read.
+            unsafe {
+                new();
+                set(20, reason, core::ptr::null());
+            }
+        };
+        // SAFETY: the thread's own queue.
+        unsafe { (t.ERR_clear_error)() };
+        t.quiet(|| raise(3));
+        // SAFETY: as above.
+        assert_eq!(
+            unsafe { (t.ERR_peek_error)() },
+            0,
+            "an empty queue stays empty"
+        );
+        raise(1);
+        // SAFETY: as above.
+        let before = unsafe { (t.ERR_peek_last_error)() };
+        t.quiet(|| t.quiet(|| raise(2)));
+        // SAFETY: as above.
+        assert_eq!(unsafe { (t.ERR_peek_last_error)() }, before);
+        // SAFETY: as above.
+        unsafe { (t.ERR_clear_error)() };
+    }
+}
