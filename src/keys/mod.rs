@@ -11,7 +11,7 @@ pub mod suite;
 pub mod traffic;
 
 #[cfg(test)]
-pub mod vectors;
+mod vectors;
 
 pub use keylog::Label;
 pub use secret::{Secret, Traffic};

@@ -136,6 +136,12 @@ impl Suite {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
 mod tests {
     use super::*;
 

@@ -151,6 +151,12 @@ impl Table {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
 pub mod tests {
     use super::*;
     use std::sync::OnceLock;

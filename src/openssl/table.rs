@@ -96,6 +96,12 @@ pub fn first(
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
 mod tests {
     use super::*;
     use core::ffi::c_int;

@@ -82,6 +82,12 @@ impl Messages {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
 mod tests {
     use super::*;
 

@@ -235,6 +235,12 @@ impl Hash {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
 mod tests {
     use super::*;
 
