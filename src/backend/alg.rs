@@ -45,7 +45,8 @@ struct RecordType {
     pad: [u8; 7],
 }
 
-const RECORD_TYPE_LEN: usize = core::mem::offset_of!(RecordType, kind) + 1;
+pub(super) const RECORD_TYPE_SPACE: usize = size_of::<RecordType>();
+pub(super) const RECORD_TYPE_LEN: usize = core::mem::offset_of!(RecordType, kind) + 1;
 
 impl RecordType {
     const fn new(kind: u8) -> RecordType {
@@ -274,7 +275,7 @@ impl Backend for Alg {
         let mut control = RecordType::new(kind);
         let mut message = message(&iov, 1);
         message.msg_control = (&raw mut control).cast();
-        message.msg_controllen = size_of::<RecordType>();
+        message.msg_controllen = RECORD_TYPE_SPACE;
         // SAFETY: one buffer to read from and one control message, both alive
         // here and given with their lengths.
         unsafe { sys::sendmsg(op, &message, flags) }
@@ -309,7 +310,7 @@ impl Backend for Alg {
         let mut control = RecordType::empty();
         let mut message = message(iov.as_ptr(), iov.len());
         message.msg_control = (&raw mut control).cast();
-        message.msg_controllen = size_of::<RecordType>();
+        message.msg_controllen = RECORD_TYPE_SPACE;
         // SAFETY: the caller's buffers, and a control buffer of that length.
         let len = unsafe { sys::recvmsg(op, &mut message, flags) }?;
         Ok((control.received(message.msg_controllen).unwrap_or(0), len))
@@ -333,5 +334,161 @@ impl Backend for Alg {
         unsafe { sys::ioctl(op, uapi::ALG_TLS_IOC_SENDFILE, &mut sendfile) }?;
         *offset = sendfile.offset;
         Ok(usize::try_from(sendfile.count).unwrap_or(count).min(count))
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+mod tests {
+    use super::*;
+
+    fn flags(fd: i32) -> i32 {
+        // SAFETY: asks for the flags of a number, no pointer.
+        unsafe { libc::fcntl(fd, libc::F_GETFD) }
+    }
+
+    fn pair() -> [i32; 2] {
+        let mut fds = [0; 2];
+        // SAFETY: room for two numbers.
+        let made =
+            unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0, fds.as_mut_ptr()) };
+        assert_eq!(made, 0);
+        fds
+    }
+
+    fn fresh() -> Alg {
+        Alg {
+            gcm: Parent::new(),
+            chacha: Parent::new(),
+            ccm: Parent::new(),
+            floor: AtomicI32::new(0),
+        }
+    }
+
+    #[test]
+    fn op_numbers_are_high_and_close_on_exec() {
+        let alg = fresh();
+        for _ in 0..2 {
+            let [low, other] = pair();
+            let high = alg.raise(low).unwrap();
+            let floor = alg.floor.load(Relaxed);
+            assert!(floor >= 1 && (floor as u64) < sys::fd_limit().unwrap());
+            assert!(high >= floor && high != low);
+            assert_eq!(flags(high), libc::FD_CLOEXEC);
+            assert_eq!(
+                sys::cookie(low),
+                Err(libc::EBADF),
+                "the low number is free again"
+            );
+            sys::close(high);
+            sys::close(other);
+        }
+        // A floor that became too high is found anew.
+        alg.floor.store(i32::MAX, Relaxed);
+        let [low, other] = pair();
+        let high = alg.raise(low).unwrap();
+        assert!(alg.floor.load(Relaxed) < i32::MAX);
+        sys::close(high);
+        sys::close(other);
+    }
+
+    /// With the module loaded this opens sockets, without it it is refused;
+    /// either way the answer is one and the same for every question.
+    #[test]
+    fn the_kernel_gives_one_answer() {
+        let alg = fresh();
+        alg.prepare();
+        for aead in [
+            Aead::Aes128Gcm,
+            Aead::Aes256Gcm,
+            Aead::ChaCha20Poly1305,
+            Aead::Aes128Ccm,
+        ] {
+            let usable = alg.usable(aead);
+            assert_eq!(alg.usable(aead), usable);
+            let op = alg.open(aead);
+            assert_eq!(op.map(drop), usable);
+            let Ok(op) = op else {
+                assert!(usable.is_err_and(|errno| errno > 0));
+                continue;
+            };
+            assert_eq!(flags(op), libc::FD_CLOEXEC);
+            assert_eq!(alg.sequence(op, Dir::Tx), Err(libc::ENOTCONN));
+            assert_eq!(alg.send_record(op, 23, b"x", 0), Err(libc::ENOTCONN));
+            sys::close(op);
+        }
+        let parents: Vec<i32> = alg.parents().collect();
+        assert_eq!(parents.is_empty(), alg.usable(Aead::Aes128Gcm).is_err());
+        parents.into_iter().for_each(sys::close);
+    }
+
+    #[test]
+    fn data_calls_carry_their_buffers() {
+        let [a, b] = pair();
+        let iov = |s: &[u8]| libc::iovec {
+            iov_base: s.as_ptr().cast_mut().cast(),
+            iov_len: s.len(),
+        };
+        // A local socket ignores the record type and gives none back.
+        assert_eq!(ALG.send_record(a, 21, &[1, 0], 0), Ok(2));
+        let mut out = [0u8; 8];
+        let room = [
+            iov(&[]),
+            libc::iovec {
+                iov_base: out.as_mut_ptr().cast(),
+                iov_len: 8,
+            },
+        ];
+        // SAFETY: both buffers are as long as they say.
+        assert_eq!(unsafe { ALG.recv_record(b, &room, 0) }, Ok((0, 2)));
+        assert_eq!(out[..2], [1, 0]);
+        // SAFETY: as above.
+        assert_eq!(unsafe { ALG.send(a, &[iov(b"abc"), iov(b"de")], 0) }, Ok(5));
+        // SAFETY: as above.
+        let peeked = unsafe { ALG.recv_vectored(b, &room, libc::MSG_PEEK) };
+        assert_eq!(peeked, Ok(5));
+        assert_eq!(&out[..5], b"abcde");
+        // SAFETY: as above.
+        assert_eq!(unsafe { ALG.recv(b, out.as_mut_ptr(), 8, 0) }, Ok(5));
+        // SAFETY: as above.
+        let empty = unsafe { ALG.recv(b, out.as_mut_ptr(), 8, libc::MSG_DONTWAIT) };
+        assert_eq!(empty, Err(libc::EAGAIN));
+        // Not a socket of ours: told so, nothing invented.
+        let info = CryptoInfo::zero();
+        assert!(ALG.attach(a, b, Some(&info), None, 0).is_err());
+        assert!(ALG.rekey(a, Dir::Rx, &info).is_err());
+        assert!(ALG.sequence(a, Dir::Tx).is_err());
+        assert!(ALG.detach(a, Dir::Rx, &mut out).is_err());
+        let mut offset = 3;
+        assert!(ALG.sendfile(a, b, &mut offset, 1, 0).is_err());
+        assert_eq!(offset, 3);
+        sys::close(b);
+        assert_eq!(
+            ALG.send_record(a, 23, b"x", libc::MSG_NOSIGNAL),
+            Err(libc::EPIPE)
+        );
+        sys::close(a);
+    }
+
+    #[test]
+    fn record_type_is_taken_from_the_right_message_only() {
+        let mut message = RecordType::new(21);
+        assert_eq!(
+            message.received(RECORD_TYPE_SPACE),
+            None,
+            "that one sets a type"
+        );
+        message.name = uapi::TLS_GET_RECORD_TYPE;
+        assert_eq!(message.received(RECORD_TYPE_SPACE), Some(21));
+        assert_eq!(message.received(RECORD_TYPE_LEN), Some(21));
+        assert_eq!(message.received(0), None);
+        message.level = libc::SOL_SOCKET;
+        assert_eq!(message.received(RECORD_TYPE_SPACE), None);
+        assert_eq!(RecordType::empty().received(RECORD_TYPE_SPACE), None);
     }
 }

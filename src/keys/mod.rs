@@ -11,7 +11,12 @@ pub mod suite;
 pub mod traffic;
 
 #[cfg(test)]
-mod vectors;
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+pub mod vectors;
 
 pub use keylog::Label;
 pub use secret::{Secret, Traffic};

@@ -13,10 +13,6 @@ impl<const N: usize> Secret<N> {
         Secret([0; N])
     }
 
-    pub const fn of(bytes: [u8; N]) -> Self {
-        Secret(bytes)
-    }
-
     pub const fn bytes(&self) -> &[u8; N] {
         &self.0
     }

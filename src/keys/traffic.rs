@@ -37,13 +37,16 @@ impl TrafficKeys {
         Some(keys)
     }
 
-    /// The same suite and IV without the key, for whoever keeps that elsewhere.
-    pub(crate) fn nonce_source(&self) -> TrafficKeys {
-        TrafficKeys {
+    /// Not `Clone`: a copy of a key should be easy to find.
+    pub(crate) fn duplicate(&self) -> TrafficKeys {
+        let mut copy = TrafficKeys {
             suite: self.suite,
             key: Secret::zero(),
-            iv: Secret::of(*self.iv.bytes()),
-        }
+            iv: Secret::zero(),
+        };
+        copy.key.bytes_mut().copy_from_slice(self.key.bytes());
+        copy.iv.bytes_mut().copy_from_slice(self.iv.bytes());
+        copy
     }
 
     pub const fn suite(&self) -> Suite {
@@ -284,5 +287,136 @@ impl<const N: usize> Buffer<N> {
 
     fn as_slice(&self) -> &[u8] {
         self.bytes.bytes().get(..self.len).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+mod tests {
+    use super::super::vectors::{KEY_UPDATES, hex, prf, rfc8448};
+    use super::*;
+    use crate::openssl::crypto::tests::table;
+
+    fn suite(version: Version, id: u16) -> Suite {
+        Suite::from_id(version, id).unwrap()
+    }
+
+    #[test]
+    fn rfc8448_traffic_keys() {
+        let suite = suite(Version::Tls13, 0x1301);
+        use rfc8448::*;
+        for (secret, key, iv) in [
+            (CLIENT_HANDSHAKE, CLIENT_HANDSHAKE_KEY, CLIENT_HANDSHAKE_IV),
+            (SERVER_HANDSHAKE, SERVER_HANDSHAKE_KEY, SERVER_HANDSHAKE_IV),
+            (CLIENT_TRAFFIC, CLIENT_KEY, CLIENT_IV),
+            (SERVER_TRAFFIC, SERVER_KEY, SERVER_IV),
+        ] {
+            let keys = tls13(table(), suite, &hex(secret)).unwrap();
+            assert_eq!((keys.key(), keys.iv()), (&hex(key)[..], &hex(iv)[..]));
+        }
+    }
+
+    #[test]
+    fn key_update_as_two_other_stacks_agreed_on_it() {
+        for (now, next) in KEY_UPDATES {
+            let now = hex(now);
+            let hash = if now.len() == 48 {
+                Hash::Sha384
+            } else {
+                Hash::Sha256
+            };
+            assert_eq!(next13(table(), hash, &now).unwrap().as_slice(), hex(next));
+        }
+    }
+
+    #[test]
+    fn tls12_prf() {
+        for (hash, (secret, seed, out)) in
+            [(Hash::Sha256, prf::SHA256), (Hash::Sha384, prf::SHA384)]
+        {
+            let expected = hex(out);
+            let mut got = vec![0; expected.len()];
+            prf12(
+                table(),
+                hash,
+                &hex(secret),
+                prf::LABEL,
+                &hex(seed),
+                &mut got,
+            )
+            .unwrap();
+            assert_eq!(got, expected);
+            got.truncate(7);
+            prf12(
+                table(),
+                hash,
+                &hex(secret),
+                prf::LABEL,
+                &hex(seed),
+                &mut got,
+            )
+            .unwrap();
+            assert_eq!(got, expected[..7]);
+        }
+    }
+
+    #[test]
+    fn wrong_lengths_and_versions_give_no_keys() {
+        let t = table();
+        let (gcm13, gcm12) = (suite(Version::Tls13, 0x1302), suite(Version::Tls12, 0xc02f));
+        assert!(tls13(t, gcm13, &[1; 48]).is_some());
+        assert!(tls13(t, gcm13, &[1; 32]).is_none());
+        assert!(tls13(t, gcm12, &[1; 32]).is_none());
+        assert!(next13(t, Hash::Sha256, &[1; 48]).is_none());
+        assert!(tls12(t, gcm12, &[1; 48], &[0; 32], &[0; 32]).is_some());
+        assert!(tls12(t, gcm12, &[1; 47], &[0; 32], &[0; 32]).is_none());
+        assert!(tls12(t, gcm12, &[], &[0; 32], &[0; 32]).is_none());
+        assert!(tls12(t, gcm13, &[1; 48], &[0; 32], &[0; 32]).is_none());
+        assert!(TrafficKeys::new(gcm12, &[0; 16], &[0; 12]).is_none());
+        assert!(TrafficKeys::new(gcm12, &[0; 32], &[0; 4]).is_none());
+    }
+
+    #[test]
+    fn crypto_info_layouts() {
+        let (key, seq) = ([0x4b; 32], 0x0102_0304_0506_0708);
+        let iv: [u8; 12] = core::array::from_fn(|i| 0xa0 + i as u8);
+        let explicit = [0xee; 8];
+        let head =
+            |version: u16, cipher: u16| [version.to_ne_bytes(), cipher.to_ne_bytes()].concat();
+        let seq_bytes = [1, 2, 3, 4, 5, 6, 7, 8];
+        // iv, key, salt, rec_seq in the order of linux/tls.h, then zeros.
+        for (version, id, cipher, iv_field, salt) in [
+            (Version::Tls13, 0x1301, 51, &iv[4..], &iv[..4]),
+            (Version::Tls13, 0x1302, 52, &iv[4..], &iv[..4]),
+            (Version::Tls13, 0x1304, 53, &iv[4..], &iv[..4]),
+            (Version::Tls13, 0x1303, 54, &iv[..], &[][..]),
+            (Version::Tls12, 0xc02f, 51, &explicit[..], &iv[..4]),
+            (Version::Tls12, 0xc030, 52, &explicit[..], &iv[..4]),
+            (Version::Tls12, 0xc0ac, 53, &explicit[..], &iv[..4]),
+            (Version::Tls12, 0xcca8, 54, &iv[..], &[][..]),
+        ] {
+            let suite = suite(version, id);
+            let keys =
+                TrafficKeys::new(suite, &key[..suite.key_len()], &iv[..suite.iv_len()]).unwrap();
+            let info = keys.crypto_info(seq, explicit);
+            let mut expected = head(version.wire(), cipher);
+            for part in [iv_field, &key[..suite.key_len()], salt, &seq_bytes] {
+                expected.extend_from_slice(part);
+            }
+            assert_eq!(info.size(), expected.len(), "{id:#06x}");
+            expected.resize(56, 0);
+            assert_eq!(&info.bytes()[..], expected, "{id:#06x}");
+            let nonce = if suite.explicit_len() == 8 {
+                explicit
+            } else {
+                [0; 8]
+            };
+            assert_eq!(info.position(), Some((seq, nonce)));
+        }
     }
 }

@@ -202,22 +202,21 @@ pub mod tests {
                 set(20, reason, core::ptr::null());
             }
         };
-        // SAFETY: the thread's own queue.
-        unsafe { (t.ERR_clear_error)() };
+        // SAFETY: these three work on the thread's own queue.
+        let (clear, first, last) = unsafe {
+            (
+                || (t.ERR_clear_error)(),
+                || (t.ERR_peek_error)(),
+                || (t.ERR_peek_last_error)(),
+            )
+        };
+        clear();
         t.quiet(|| raise(3));
-        // SAFETY: as above.
-        assert_eq!(
-            unsafe { (t.ERR_peek_error)() },
-            0,
-            "an empty queue stays empty"
-        );
+        assert_eq!(first(), 0, "an empty queue stays empty");
         raise(1);
-        // SAFETY: as above.
-        let before = unsafe { (t.ERR_peek_last_error)() };
+        let before = last();
         t.quiet(|| t.quiet(|| raise(2)));
-        // SAFETY: as above.
-        assert_eq!(unsafe { (t.ERR_peek_last_error)() }, before);
-        // SAFETY: as above.
-        unsafe { (t.ERR_clear_error)() };
+        assert_eq!(last(), before);
+        clear();
     }
 }

@@ -1,17 +1,15 @@
 //! Opening and sealing single records with the process's own libcrypto.
 //!
-//! A `RecordCipher` owns one `EVP_CIPHER_CTX`, set up once with the key; a
-//! record costs a new nonce and the AEAD itself. OpenSSL allocates nothing on
-//! that path, nor do we. The caller's error queue stays as it was.
+//! A `RecordCipher` owns the keys and an `EVP_CIPHER_CTX` to open with, later
+//! one to seal with, each set up once; a record costs a new nonce and the AEAD
+//! itself. Nothing is allocated on that path. The caller's error queue stays
+//! as it was.
 
+use super::aead::{Aad, Context, Work};
 use super::header::{self, APPLICATION_DATA, Header, LEGACY_VERSION};
 use crate::keys::TrafficKeys;
-use crate::keys::suite::{Aead, NONCE_LEN, Suite, TAG_LEN, Version};
-use crate::openssl::crypto::{
-    EVP_CTRL_AEAD_GET_TAG, EVP_CTRL_AEAD_SET_IVLEN, EVP_CTRL_AEAD_SET_TAG, EvpCipherCtx, Table,
-};
-use core::ffi::c_int;
-use core::ptr::{NonNull, null, null_mut};
+use crate::keys::suite::{Suite, TAG_LEN, Version};
+use crate::openssl::crypto::Table;
 
 /// How far a proof looks for the sequence number of a record (WIRE §7).
 pub const PROOF_SPAN: u64 = 40;
@@ -41,62 +39,31 @@ pub enum OpenError {
 
 pub struct RecordCipher {
     crypto: &'static Table,
-    ctx: NonNull<EvpCipherCtx>,
-    /// Suite and fixed IV; the key is in the context alone.
     keys: TrafficKeys,
-}
-
-// SAFETY: an EVP_CIPHER_CTX belongs to no thread; `&mut self` on every use
-// keeps two threads from one context.
-unsafe impl Send for RecordCipher {}
-
-/// Part of the additional data that differs by version.
-struct Aad {
-    bytes: [u8; 13],
-    len: usize,
+    opener: Context,
+    /// Made when it is first needed; most directions only ever open.
+    sealer: Option<Context>,
 }
 
 impl RecordCipher {
     pub fn new(crypto: &'static Table, keys: &TrafficKeys) -> Option<Self> {
-        // The context keeps the key; the IV alone is needed for the nonces.
-        let iv_only = keys.nonce_source();
-        crypto.quiet(|| {
-            // SAFETY: no argument; null is checked.
-            let ctx = NonNull::new(unsafe { (crypto.EVP_CIPHER_CTX_new)() })?;
-            // Made first, so that every way out frees the context.
-            let new = RecordCipher {
-                crypto,
-                ctx,
-                keys: iv_only,
-            };
-            // SAFETY: the getters take nothing and return static objects.
-            let cipher = unsafe {
-                match keys.suite().aead {
-                    Aead::Aes128Gcm => (crypto.EVP_aes_128_gcm)(),
-                    Aead::Aes256Gcm => (crypto.EVP_aes_256_gcm)(),
-                    Aead::Aes128Ccm => (crypto.EVP_aes_128_ccm)(),
-                    Aead::ChaCha20Poly1305 => crypto.EVP_chacha20_poly1305.map(|f| f())?,
-                }
-            };
-            if cipher.is_null() {
-                return None;
-            }
-            // SAFETY: the context is ours; the key has the cipher's length
-            // (`TrafficKeys` checked it). CCM fixes its lengths at key set-up,
-            // so they come first.
-            let done = unsafe {
-                new.init(cipher, null(), null(), 1)
-                    && new.ctrl(EVP_CTRL_AEAD_SET_IVLEN, NONCE_LEN, null_mut())
-                    && (keys.suite().aead != Aead::Aes128Ccm
-                        || new.ctrl(EVP_CTRL_AEAD_SET_TAG, TAG_LEN, null_mut()))
-                    && new.init(null(), keys.key().as_ptr(), null(), 1)
-            };
-            done.then_some(new)
+        let keys = keys.duplicate();
+        let opener = Context::new(crypto, &keys, Work::Open)?;
+        Some(RecordCipher {
+            crypto,
+            keys,
+            opener,
+            sealer: None,
         })
     }
 
     pub const fn suite(&self) -> Suite {
         self.keys.suite()
+    }
+
+    /// For the kernel; whoever made this need not keep the keys as well.
+    pub const fn keys(&self) -> &TrafficKeys {
+        &self.keys
     }
 
     /// Opens one whole record, header included. On any error `out` holds
@@ -124,7 +91,7 @@ impl RecordCipher {
         let nonce = self.keys.nonce(seq, explicit);
         let payload_len = u16::try_from(sealed.len()).map_err(|_| OpenError::Malformed)?;
         let aad = aad(suite.version, seq, head, payload_len);
-        if let Err(error) = self.decrypt(&nonce, &aad, sealed, tag, out) {
+        if let Err(error) = self.opener.decrypt(&nonce, &aad, sealed, tag, out) {
             out.fill(0);
             return Err(error);
         }
@@ -207,162 +174,31 @@ impl RecordCipher {
 
         let nonce = self.keys.nonce(seq, explicit);
         let aad = aad(suite.version, seq, head, u16::try_from(text.len()).ok()?);
-        if self.encrypt(&nonce, &aad, text, tag).is_none() {
+        if self.sealer.is_none() {
+            self.sealer = Context::new(self.crypto, &self.keys, Work::Seal);
+        }
+        if self
+            .sealer
+            .as_mut()?
+            .encrypt(&nonce, &aad, text, tag)
+            .is_none()
+        {
             out.fill(0);
             return None;
         }
         Some(total)
-    }
-
-    fn decrypt(
-        &mut self,
-        nonce: &[u8; NONCE_LEN],
-        aad: &Aad,
-        sealed: &[u8],
-        tag: &[u8; TAG_LEN],
-        out: &mut [u8],
-    ) -> Result<(), OpenError> {
-        let mut tag = *tag;
-        let ccm = self.suite().aead == Aead::Aes128Ccm;
-        self.crypto.quiet(|| {
-            // SAFETY: the context is ours and holds a key; every pointer comes
-            // from a slice passed with its length, `out` is as long as `sealed`.
-            unsafe {
-                if !self.init(null(), null(), nonce.as_ptr(), 0)
-                    || !self.ctrl(EVP_CTRL_AEAD_SET_TAG, TAG_LEN, tag.as_mut_ptr())
-                    || !self.header(aad, sealed.len(), ccm)
-                {
-                    return Err(OpenError::Library);
-                }
-                if ccm {
-                    // CCM verifies in this very call.
-                    return self
-                        .update(out.as_mut_ptr(), sealed.as_ptr(), sealed.len())
-                        .then_some(())
-                        .ok_or(OpenError::BadTag);
-                }
-                if !sealed.is_empty()
-                    && !self.update(out.as_mut_ptr(), sealed.as_ptr(), sealed.len())
-                {
-                    return Err(OpenError::Library);
-                }
-                self.finish().then_some(()).ok_or(OpenError::BadTag)
-            }
-        })
-    }
-
-    fn encrypt(
-        &mut self,
-        nonce: &[u8; NONCE_LEN],
-        aad: &Aad,
-        text: &mut [u8],
-        tag: &mut [u8; TAG_LEN],
-    ) -> Option<()> {
-        let ccm = self.suite().aead == Aead::Aes128Ccm;
-        self.crypto.quiet(|| {
-            // SAFETY: as in `decrypt`; input and output are the same bytes,
-            // which every cipher here allows.
-            let done = unsafe {
-                self.init(null(), null(), nonce.as_ptr(), 1)
-                    && self.header(aad, text.len(), ccm)
-                    && ((text.is_empty() && !ccm)
-                        || self.update(text.as_mut_ptr(), text.as_ptr(), text.len()))
-                    && self.finish()
-                    && self.ctrl(EVP_CTRL_AEAD_GET_TAG, TAG_LEN, tag.as_mut_ptr())
-            };
-            done.then_some(())
-        })
-    }
-
-    /// Additional data; for CCM the text's length before it.
-    ///
-    /// # Safety
-    /// The context holds a key and a nonce.
-    unsafe fn header(&self, aad: &Aad, text_len: usize, ccm: bool) -> bool {
-        // SAFETY: a null output marks both calls as what they are; no text is
-        // read in the first, `aad.len` bytes are in the second.
-        unsafe {
-            (!ccm || self.update(null_mut(), null(), text_len))
-                && self.update(null_mut(), aad.bytes.as_ptr(), aad.len)
-        }
-    }
-
-    /// # Safety
-    /// Key and nonce are null or as long as the cipher wants them.
-    unsafe fn init(
-        &self,
-        cipher: *const crate::openssl::crypto::EvpCipher,
-        key: *const u8,
-        nonce: *const u8,
-        enc: c_int,
-    ) -> bool {
-        // SAFETY: the context is live until drop; the rest is the caller's.
-        unsafe {
-            (self.crypto.EVP_CipherInit_ex)(self.ctx.as_ptr(), cipher, null_mut(), key, nonce, enc)
-                == 1
-        }
-    }
-
-    /// # Safety
-    /// `ptr` is null or has `len` bytes, readable or writable as `cmd` needs.
-    unsafe fn ctrl(&self, cmd: c_int, len: usize, ptr: *mut u8) -> bool {
-        let Ok(len) = c_int::try_from(len) else {
-            return false;
-        };
-        // SAFETY: the context is live until drop; the rest is the caller's.
-        unsafe { (self.crypto.EVP_CIPHER_CTX_ctrl)(self.ctx.as_ptr(), cmd, len, ptr.cast()) == 1 }
-    }
-
-    /// # Safety
-    /// `data` has `len` bytes or is null; `out` has `len` bytes or is null.
-    unsafe fn update(&self, out: *mut u8, data: *const u8, len: usize) -> bool {
-        let Ok(len) = c_int::try_from(len) else {
-            return false;
-        };
-        let mut done = 0;
-        // SAFETY: the context is live until drop; the rest is the caller's.
-        // A stream-like AEAD writes exactly as much as it reads.
-        unsafe {
-            (self.crypto.EVP_CipherUpdate)(self.ctx.as_ptr(), out, &mut done, data, len) == 1
-                && done == len
-        }
-    }
-
-    fn finish(&self) -> bool {
-        let (mut tail, mut len) = ([0; 16], 0);
-        // SAFETY: an AEAD writes nothing here; one block would fit anyway.
-        unsafe {
-            (self.crypto.EVP_CipherFinal_ex)(self.ctx.as_ptr(), tail.as_mut_ptr(), &mut len) == 1
-        }
-    }
-}
-
-impl Drop for RecordCipher {
-    fn drop(&mut self) {
-        // SAFETY: made by EVP_CIPHER_CTX_new of the same library and freed
-        // only here; OpenSSL wipes the key schedule.
-        unsafe { (self.crypto.EVP_CIPHER_CTX_free)(self.ctx.as_ptr()) };
     }
 }
 
 /// RFC 8446 §5.2: the header itself. RFC 5246 §6.2.3.3: sequence number, type,
 /// version and the length of the *plaintext*.
 fn aad(version: Version, seq: u64, head: Header, payload_len: u16) -> Aad {
-    let mut aad = Aad {
-        bytes: [0; 13],
-        len: 0,
-    };
-    let mut push = |from: &[u8]| {
-        for (to, from) in aad.bytes.iter_mut().skip(aad.len).zip(from) {
-            *to = *from;
-        }
-        aad.len += from.len();
-    };
+    let mut aad = Aad::new();
     match version {
-        Version::Tls13 => push(&head.bytes()),
+        Version::Tls13 => aad.push(&head.bytes()),
         Version::Tls12 => {
-            push(&seq.to_be_bytes());
-            push(
+            aad.push(&seq.to_be_bytes());
+            aad.push(
                 &Header {
                     length: payload_len,
                     ..head
@@ -372,4 +208,259 @@ fn aad(version: Version, seq: u64, head: Header, payload_len: u16) -> Aad {
         }
     }
     aad
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+mod tests {
+    use super::*;
+    use crate::keys::vectors::{SAMPLES, Sample, hex, rfc8448};
+    use crate::keys::{Label, Version, keylog, traffic};
+    use crate::openssl::crypto::tests::table;
+    use crate::record::header::{ALERT, HANDSHAKE};
+
+    const ROOM: usize = 1 << 15;
+
+    fn cipher(keys: TrafficKeys) -> RecordCipher {
+        RecordCipher::new(table(), &keys).unwrap()
+    }
+
+    /// client handshake, server handshake, client data, server data
+    fn ciphers(sample: &Sample) -> [RecordCipher; 4] {
+        let suite = sample.suite();
+        let lines: Vec<_> = sample
+            .keylog
+            .iter()
+            .map(|l| keylog::parse(l.as_bytes()).unwrap())
+            .collect();
+        let find = |label| lines.iter().find(|(l, ..)| *l == label).unwrap();
+        match sample.version {
+            Version::Tls12 => {
+                let (_, client_random, master) = find(Label::Master12);
+                let server_random = hex(sample.server_random).try_into().unwrap();
+                let pair = || {
+                    traffic::tls12(
+                        table(),
+                        suite,
+                        master.as_slice(),
+                        client_random,
+                        &server_random,
+                    )
+                    .unwrap()
+                };
+                let (a, b) = (pair(), pair());
+                [a.client, a.server, b.client, b.server].map(cipher)
+            }
+            Version::Tls13 => [
+                Label::ClientHandshake,
+                Label::ServerHandshake,
+                Label::ClientTraffic(Some(0)),
+                Label::ServerTraffic(Some(0)),
+            ]
+            .map(|label| cipher(traffic::tls13(table(), suite, find(label).2.as_slice()).unwrap())),
+        }
+    }
+
+    /// One cipher per suite, with made-up keys.
+    fn each() -> impl Iterator<Item = RecordCipher> {
+        SAMPLES.iter().map(|sample| {
+            let suite = sample.suite();
+            let (key, iv) = ([7; 32], [9; 12]);
+            cipher(TrafficKeys::new(suite, &key[..suite.key_len()], &iv[..suite.iv_len()]).unwrap())
+        })
+    }
+
+    #[test]
+    fn rfc8448_records() {
+        let suite = Suite::from_id(Version::Tls13, 0x1301).unwrap();
+        let of = |secret| cipher(traffic::tls13(table(), suite, &hex(secret)).unwrap());
+        let mut sides = [rfc8448::CLIENT_TRAFFIC, rfc8448::SERVER_TRAFFIC].map(of);
+        let mut handshake = of(rfc8448::CLIENT_HANDSHAKE);
+        let data: Vec<u8> = (0..50).collect();
+        let close = vec![1, 0];
+        for (side, seq, record, kind, text) in [
+            (0, 0, rfc8448::CLIENT_DATA, APPLICATION_DATA, &data),
+            (0, 1, rfc8448::CLIENT_ALERT, ALERT, &close),
+            (1, 1, rfc8448::SERVER_DATA, APPLICATION_DATA, &data),
+            (1, 2, rfc8448::SERVER_ALERT, ALERT, &close),
+        ] {
+            let (cipher, record, mut out) = (&mut sides[side], hex(record), vec![0; ROOM]);
+            let opened = cipher.open(seq, &record, &mut out).unwrap();
+            assert_eq!((opened.kind, opened.padding), (kind, 0));
+            assert_eq!(&out[..opened.len], text);
+            let len = cipher.seal(seq, [0; 8], kind, text, &mut out).unwrap();
+            assert_eq!(out[..len], record);
+        }
+        let mut out = vec![0; ROOM];
+        let (seq, opened) = handshake
+            .prove(&hex(rfc8448::CLIENT_FINISHED), &mut out)
+            .unwrap();
+        assert_eq!((seq, opened.kind, opened.len), (0, HANDSHAKE, 36));
+        assert_eq!(out[..4], [20, 0, 0, 32]);
+    }
+
+    #[test]
+    fn records_of_two_other_stacks_open_and_seal_to_the_same_bytes() {
+        for sample in &SAMPLES {
+            let [mut ch, mut sh, mut cd, mut sd] = ciphers(sample);
+            let tls13 = sample.version == Version::Tls13;
+            let mut out = vec![0; ROOM];
+            // Finished. In TLS 1.3 GnuTLS sends one record per message, and
+            // OpenSSL an empty Certificate first.
+            for (cipher, record, at) in [
+                (&mut ch, sample.client_finished, u64::from(tls13)),
+                (&mut sh, sample.server_finished, if tls13 { 4 } else { 0 }),
+            ] {
+                let (seq, opened) = cipher
+                    .prove(&hex(record), &mut out)
+                    .unwrap_or_else(|e| panic!("{:#06x} {e:?}", sample.id));
+                assert_eq!(
+                    (seq, opened.kind, out[0]),
+                    (at, HANDSHAKE, 20),
+                    "{:#06x}",
+                    sample.id
+                );
+            }
+            for (cipher, record, at) in [
+                (&mut cd, sample.client_data, u64::from(!tls13)),
+                (&mut sd, sample.server_data, sample.server_seq),
+            ] {
+                let record = hex(record);
+                let (seq, opened) = cipher.prove(&record, &mut out).unwrap();
+                assert_eq!(
+                    (seq, opened.kind),
+                    (at, APPLICATION_DATA),
+                    "{:#06x}",
+                    sample.id
+                );
+                assert_eq!(&out[..opened.len], sample.text.as_bytes());
+                let len = cipher
+                    .seal(
+                        seq,
+                        opened.explicit,
+                        opened.kind,
+                        sample.text.as_bytes(),
+                        &mut out,
+                    )
+                    .unwrap();
+                assert_eq!(out[..len], record, "{:#06x}", sample.id);
+                assert_eq!(len, sample.text.len() + cipher.suite().overhead());
+            }
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_is_noticed_and_no_plaintext_leaks() {
+        for sample in &SAMPLES {
+            let [_, _, mut cipher, mut other] = ciphers(sample);
+            let good = hex(sample.client_data);
+            let seq = u64::from(sample.version == Version::Tls12);
+            for i in 0..good.len() {
+                let mut bad = good.clone();
+                bad[i] ^= 0x20 >> (i % 5);
+                let mut out = vec![0; ROOM];
+                assert!(
+                    cipher.open(seq, &bad, &mut out).is_err(),
+                    "{:#06x} at {i}",
+                    sample.id
+                );
+                assert!(out.iter().all(|b| *b == 0), "{:#06x} at {i}", sample.id);
+                let cut = cipher.open(seq, &good[..i], &mut out);
+                assert_eq!(
+                    cut,
+                    Err(OpenError::Malformed),
+                    "{:#06x} cut at {i}",
+                    sample.id
+                );
+            }
+            let mut out = vec![0; ROOM];
+            assert_eq!(
+                cipher.open(seq + 1, &good, &mut out),
+                Err(OpenError::BadTag)
+            );
+            assert_eq!(other.prove(&good, &mut out), Err(OpenError::BadTag));
+            let longer = [&good[..], &[0]].concat();
+            assert_eq!(
+                cipher.open(seq, &longer, &mut out),
+                Err(OpenError::Malformed)
+            );
+            assert!(
+                cipher.open(seq, &good, &mut out).is_ok(),
+                "failures left no trace"
+            );
+        }
+    }
+
+    #[test]
+    fn sizes_from_nothing_to_a_full_record() {
+        for mut cipher in each() {
+            let (mut record, mut out) = (vec![0; ROOM], vec![0; ROOM]);
+            for (seq, size) in [0, 1, 15, 16, 17, 4096, header::MAX_PAYLOAD]
+                .into_iter()
+                .enumerate()
+            {
+                let payload: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+                let seq = seq as u64 + u64::from(u32::MAX);
+                let len = cipher
+                    .seal(seq, seq.to_be_bytes(), 23, &payload, &mut record)
+                    .unwrap();
+                assert_eq!(len, size + cipher.suite().overhead());
+                let opened = cipher.open(seq, &record[..len], &mut out).unwrap();
+                assert_eq!((opened.kind, opened.len, opened.padding), (23, size, 0));
+                assert_eq!(out[..size], payload);
+                let exact = cipher.seal(seq, [1; 8], 23, &payload, &mut record[..len]);
+                assert_eq!(exact, Some(len));
+                assert_eq!(
+                    cipher.seal(seq, [1; 8], 23, &payload, &mut record[..len - 1]),
+                    None
+                );
+            }
+            let too_long = vec![0; header::MAX_PAYLOAD + 1];
+            assert_eq!(cipher.seal(0, [0; 8], 23, &too_long, &mut record), None);
+            let len = cipher.seal(3, [3; 8], 21, &[1, 0], &mut record).unwrap();
+            let got = cipher.open(3, &record[..len], &mut [0; 1]);
+            assert_eq!(got, Err(OpenError::NoRoom));
+        }
+    }
+
+    #[test]
+    fn tls13_padding_is_stripped_and_reported() {
+        for mut cipher in each().filter(|c| c.suite().version == Version::Tls13) {
+            let (mut record, mut out) = (vec![0; ROOM], vec![0; ROOM]);
+            // Type 0 after "hi", the real type and zeros is what padding is.
+            let len = cipher
+                .seal(5, [0; 8], 0, b"hi\x17\0\0\0", &mut record)
+                .unwrap();
+            let opened = cipher.open(5, &record[..len], &mut out).unwrap();
+            assert_eq!((opened.kind, opened.len, opened.padding), (23, 2, 4));
+            let len = cipher.seal(6, [0; 8], 0, &[0; 9], &mut record).unwrap();
+            let none = cipher.open(6, &record[..len], &mut out);
+            assert_eq!(none, Err(OpenError::Malformed), "no type at all");
+            let clear = [20, 3, 3, 0, 1, 1];
+            assert_eq!(cipher.open(7, &clear, &mut out), Err(OpenError::Malformed));
+        }
+    }
+
+    #[test]
+    fn failures_leave_the_error_queue_alone() {
+        let t = table();
+        // SAFETY: the thread's own queue.
+        unsafe { (t.ERR_clear_error)() };
+        for mut cipher in each() {
+            let (mut record, mut out) = (vec![0; ROOM], vec![0; ROOM]);
+            let len = cipher.seal(0, [0; 8], 23, b"data", &mut record).unwrap();
+            record[len - 1] ^= 1;
+            assert_eq!(
+                cipher.open(0, &record[..len], &mut out),
+                Err(OpenError::BadTag)
+            );
+            // SAFETY: as above.
+            assert_eq!(unsafe { (t.ERR_peek_error)() }, 0);
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! TLS records as bytes: framing, protection, and the handshake messages
 //! inside. Nothing here does I/O.
 
+mod aead;
 pub mod cipher;
 pub mod header;
 pub mod messages;
