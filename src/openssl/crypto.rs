@@ -126,6 +126,7 @@ fn_table! {
             fn ERR_put_error(
                 lib: c_int, func: c_int, reason: c_int, file: *const c_char, line: c_int
             );
+            fn ERR_get_state() -> *const ErrState111;
             fn ERR_new();
             fn ERR_set_debug(file: *const c_char, line: c_int, func: *const c_char);
             fn ERR_set_error(lib: c_int, reason: c_int, fmt: *const c_char, ...);
@@ -134,19 +135,62 @@ fn_table! {
     }
 }
 
+/// `ERR_STATE` as 1.1.1's public header has it. Later versions keep it to
+/// themselves; this one will not change any more.
+#[repr(C)]
+pub struct ErrState111 {
+    flags: [c_int; 16],
+    codes: [c_ulong; 16],
+    data: [*mut c_char; 16],
+    data_flags: [c_int; 16],
+    files: [*const c_char; 16],
+    lines: [c_int; 16],
+    top: c_int,
+    bottom: c_int,
+}
+
+const ERR_FLAG_MARK: c_int = 1;
+
 impl Table {
     /// Runs `f`, then takes off the thread's OpenSSL error queue whatever `f`
     /// left there. A hook that adds an entry turns the caller's next
-    /// `SSL_get_error` from WANT_READ into SSL.
+    /// `SSL_get_error` from WANT_READ into SSL. Calls may nest, also inside a
+    /// mark of OpenSSL's own.
     pub fn quiet<R>(&self, f: impl FnOnce() -> R) -> R {
+        let marked = self.top_is_marked();
         // SAFETY: both work on the calling thread's own queue and take no
-        // argument. An empty queue takes no mark (1.1.1); popping then empties
-        // it, which is what it was.
+        // argument. An empty queue takes no mark; popping then empties it,
+        // which is what it was.
         unsafe { (self.ERR_set_mark)() };
         let result = f();
         // SAFETY: as above.
         unsafe { (self.ERR_pop_to_mark)() };
+        if marked {
+            // SAFETY: as above; the marked entry is the last one again.
+            unsafe { (self.ERR_set_mark)() };
+        }
         result
+    }
+
+    /// 1.1.1 has one mark per entry and no count: popping to ours would take
+    /// an outer one with it, and the outer pop would then empty the queue.
+    fn top_is_marked(&self) -> bool {
+        // SAFETY: takes nothing, returns a number.
+        if unsafe { (self.OpenSSL_version_num)() } >= 0x3000_0000 {
+            return false;
+        }
+        let Some(get_state) = self.ERR_get_state else {
+            return false;
+        };
+        // SAFETY: a pointer to this thread's state or null; before 3.0 it has
+        // this layout, and nobody else uses it while we look.
+        let Some(state) = (unsafe { get_state().as_ref() }) else {
+            return false;
+        };
+        let top = usize::try_from(state.top)
+            .ok()
+            .and_then(|top| state.flags.get(top));
+        state.top != state.bottom && top.is_some_and(|flags| flags & ERR_FLAG_MARK != 0)
     }
 }
 
@@ -161,18 +205,16 @@ pub mod tests {
     use super::*;
     use std::sync::OnceLock;
 
-    /// The system's libcrypto, opened as a program would have it.
+    /// The system's libcrypto, opened as a program would have it, or the one
+    /// that the environment of the test run names.
     pub fn table() -> &'static Table {
         static TABLE: OnceLock<Table> = OnceLock::new();
         TABLE.get_or_init(|| {
+            let name = std::env::var("TEST_LIBCRYPTO").unwrap_or("libcrypto.so.3".into());
+            let c_name = std::ffi::CString::new(name.clone()).unwrap();
             // SAFETY: a C string; the library's constructors are OpenSSL's own.
-            let lib = unsafe {
-                libc::dlopen(
-                    c"libcrypto.so.3".as_ptr(),
-                    libc::RTLD_NOW | libc::RTLD_LOCAL,
-                )
-            };
-            assert!(!lib.is_null(), "libcrypto.so.3 is needed to test");
+            let lib = unsafe { libc::dlopen(c_name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+            assert!(!lib.is_null(), "{name} is needed to test");
             // SAFETY: the handle is never closed, names are OpenSSL's.
             let table = unsafe { Table::resolve(&mut |name| libc::dlsym(lib, name.as_ptr())) };
             match table {
@@ -183,9 +225,9 @@ pub mod tests {
     }
 
     #[test]
-    fn the_system_library_has_every_required_function() {
+    fn the_library_has_every_required_function() {
         // SAFETY: takes nothing, returns a number.
-        assert!(unsafe { (table().OpenSSL_version_num)() } >= 0x3000_0000);
+        assert!(unsafe { (table().OpenSSL_version_num)() } >= 0x1010_1000);
         assert!(table().ERR_new.is_some() || table().ERR_put_error.is_some());
     }
 
@@ -193,13 +235,14 @@ pub mod tests {
     fn the_error_queue_stays_as_it_was() {
         let t = table();
         let raise = |reason: c_int| {
-            let (Some(new), Some(set)) = (t.ERR_new, t.ERR_set_error) else {
-                panic!("3.x has both")
-            };
-            // SAFETY: no format, so no further argument is read.
+            // SAFETY: static text or none; no format, so no further argument.
             unsafe {
-                new();
-                set(20, reason, core::ptr::null());
+                if let Some(put) = t.ERR_put_error {
+                    put(20, 0, reason, c"".as_ptr(), 0);
+                } else {
+                    (t.ERR_new.unwrap())();
+                    (t.ERR_set_error.unwrap())(20, reason, core::ptr::null());
+                }
             }
         };
         // SAFETY: these three work on the thread's own queue.
