@@ -1,1 +1,18 @@
 //! ktlsshim
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")))]
+compile_error!("the shim knows glibc on x86_64 Linux only");
+
+pub mod boundary;
+pub mod config;
+pub mod conn;
+pub mod errno;
+pub mod fdtable;
+pub mod hooks;
+pub mod openssl;
+pub mod ops;
+pub mod process;
+pub mod real;
+pub mod reason;
+pub mod report;
+pub mod sys;
+pub mod thread;
