@@ -107,3 +107,14 @@ pub fn now() -> (i64, i64) {
     unsafe { syscall(libc::SYS_clock_gettime, libc::CLOCK_REALTIME as usize, (&raw mut t) as usize, 0, 0, 0, 0) };
     (t.tv_sec, t.tv_nsec)
 }
+
+/// Puts a value into memory of its own that is never given back. No `malloc`: this
+/// is for hooks, which may run inside an allocator's or a signal handler's call.
+pub fn immortal<T>(value: T) -> Option<&'static mut T> {
+    let p = map_anonymous(size_of::<T>().max(1))?.cast::<T>();
+    // SAFETY: fresh memory of at least that size, page aligned, ours for ever.
+    unsafe {
+        p.write(value);
+        Some(&mut *p)
+    }
+}

@@ -245,7 +245,7 @@ fn register(o: &Object) -> Lib {
     let has = |name: &CStr| !fresh.find(name).is_null();
     let (has_ssl, has_crypto) = (has(SSL_PROBE), has(CRYPTO_PROBE));
     if has_crypto {
-        fresh.crypto = crypto::Table::resolve(&mut |n| fresh.find(n)).map(|t| &*Box::leak(Box::new(t)));
+        fresh.crypto = crypto::Table::resolve(&mut |n| fresh.find(n)).and_then(|t| Some(&*crate::sys::immortal(t)?));
     } else if has_ssl {
         fresh.crypto = owner(handle.symbol(CRYPTO_PROBE)).and_then(|l| l.crypto);
     }
@@ -253,7 +253,7 @@ fn register(o: &Object) -> Lib {
         fresh.ssl = ssl::Table::resolve(c, &mut |n| fresh.find(n));
     }
     let start = fresh.start;
-    let fresh = Box::into_raw(Box::new(fresh));
+    let fresh: *mut Library = crate::sys::immortal(fresh)?;
     for place in &LIBS {
         match place.compare_exchange(null_mut(), fresh, AcqRel, Acquire) {
             Ok(_) => {
