@@ -138,6 +138,12 @@ pub unsafe fn getsockopt<T>(
     Ok(usize::try_from(len).unwrap_or(0).min(size_of::<T>()))
 }
 
+/// Ends a connection in both directions, without closing its number.
+pub fn shutdown(socket: c_int) {
+    // SAFETY: numbers only.
+    let _ = unsafe { call(libc::SYS_shutdown, [int(socket), int(libc::SHUT_RDWR), 0, 0, 0, 0]) };
+}
+
 /// Tells apart sockets that had the same number one after the other.
 pub fn cookie(socket: c_int) -> Result<u64, Errno> {
     let mut cookie = 0u64;

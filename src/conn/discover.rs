@@ -8,12 +8,17 @@ use core::sync::atomic::Ordering;
 
 use super::{Connection, ConnId, Dir, Lane, mark, slab};
 use crate::backend::sys;
+
 use crate::fdtable::{self, Entry};
 use crate::reason::Reason;
 
 fn is_tcp(fd: i32) -> bool {
-    sys::sockopt_int(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP)
-        && sys::sockopt_int(fd, libc::SOL_SOCKET, libc::SO_TYPE) == Some(libc::SOCK_STREAM)
+    let ask = |name| {
+        let mut value = 0i32;
+        // SAFETY: a plain number comes back.
+        unsafe { sys::getsockopt(fd, libc::SOL_SOCKET, name, &mut value) }.ok().map(|_| value)
+    };
+    ask(libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP) && ask(libc::SO_TYPE) == Some(libc::SOCK_STREAM)
 }
 
 impl Connection {
@@ -90,7 +95,7 @@ impl Connection {
 pub fn same_socket(a: i32, b: i32) -> bool {
     a == b
         || matches!(
-            (sys::socket_cookie(a), sys::socket_cookie(b)),
-            (Some(x), Some(y)) if x == y
+            (sys::cookie(a), sys::cookie(b)),
+            (Ok(x), Ok(y)) if x == y
         )
 }

@@ -69,7 +69,7 @@ fn summary(half: &Half, dir: Dir) -> report::Dir {
 
 /// Writes the connection's line, if a log was asked for.
 pub fn report(conn: &Connection) {
-    if !report::wanted() {
+    if !crate::config::config().log.is_some() {
         return;
     }
     if conn.ssl.load(Ordering::Acquire) == 0 {

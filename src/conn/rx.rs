@@ -13,7 +13,7 @@
 use core::sync::atomic::Ordering;
 
 use super::{Connection, ConnId, Dir, Half, Lane, mark};
-use crate::backend::alg;
+use crate::backend::{Backend, alg};
 use crate::errno;
 use crate::keys::Version;
 use crate::reason::Reason;
@@ -170,7 +170,8 @@ impl Connection {
         }
         let op = self.rx.op.load(Ordering::Acquire);
         if out.len() >= PLAIN_MAX && !peek {
-            return match alg().recv(op, out.as_mut_ptr(), out.len(), 0) {
+            // SAFETY: `out` is as long as said.
+            return match unsafe { alg().recv(op, out.as_mut_ptr(), out.len(), 0) } {
                 Ok(0) => Fast::Slow,
                 Ok(n) => {
                     Half::add(&self.rx.fast_bytes, n);
@@ -216,7 +217,8 @@ impl Connection {
         let direct = if peek { 0 } else { out.len() };
         let pieces = [iov(out), iov(&mut hold)];
         let into = if peek { pieces.get(1..) } else { pieces.get(..) };
-        let got = alg().recv_record(op, into.unwrap_or_default(), 0);
+        // SAFETY: both pieces are exclusively borrowed.
+        let got = unsafe { alg().recv_record(op, into.unwrap_or_default(), 0) };
         let Some(mut side) = self.read.lock() else { return Fast::Slow };
         match got {
             Ok((DATA, n)) => {
@@ -343,7 +345,9 @@ impl Connection {
             };
             drop(side);
             let op = self.rx.op.load(Ordering::Acquire);
-            let got = alg().recv_record(op, &[self::iov(&mut scratch)], flags & libc::MSG_DONTWAIT);
+            let room = [self::iov(&mut scratch)];
+            // SAFETY: the buffer is this call's alone.
+            let got = unsafe { alg().recv_record(op, &room, flags & libc::MSG_DONTWAIT) };
             let Some(mut side) = self.read.lock() else { return errno::fail(libc::EAGAIN) };
             let outcome = match got {
                 Ok((0, _)) => Ok(Some(0)),

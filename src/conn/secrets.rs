@@ -59,6 +59,7 @@ impl Secrets {
                 self.server.handshake = Some(secret);
                 return true;
             }
+            // `None` is "the next one", as 3.0 and later write it.
             Label::ClientTraffic(n) => (false, n),
             Label::ServerTraffic(n) => (true, n),
             _ => return true,
@@ -66,9 +67,10 @@ impl Secrets {
         let side = if is_server { &mut self.server } else { &mut self.client };
         if kernel(is_server) {
             let known = side.traffic.as_ref();
-            return generation != side.generation || known.is_some_and(|t| t.same(secret.as_slice()));
+            let now = generation.is_none_or(|n| n == side.generation);
+            return !now || known.is_some_and(|t| t.same(secret.as_slice()));
         }
-        side.generation = generation;
+        side.generation = generation.unwrap_or(side.generation.saturating_add(1));
         side.traffic = Some(secret);
         true
     }

@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering;
 
 use super::rx::{ALERT, CHANGE_CIPHER_SPEC, DATA, HANDSHAKE, KEY_UPDATE, PLAIN_MAX, SEALED_MAX, sized};
 use super::{Connection, ConnId, Dir, Half, Lane};
-use crate::backend::alg;
+use crate::backend::{Backend, alg, sys};
 use crate::errno;
 use crate::keys::Version;
 use crate::reason::Reason;
@@ -358,7 +358,7 @@ impl Connection {
     fn hang_up(&self) {
         let fd = self.tx.fd.load(Ordering::Acquire);
         if fd >= 0 {
-            errno::preserve(|| crate::openssl::resolver::real::shutdown(fd, libc::SHUT_RDWR));
+            errno::preserve(|| sys::shutdown(fd));
         }
     }
 }

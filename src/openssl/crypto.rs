@@ -107,6 +107,7 @@ fn_table! {
             fn BIO_next(b: *mut Bio) -> *mut Bio;
             fn BIO_find_type(b: *mut Bio, kind: c_int) -> *mut Bio;
             fn BIO_method_type(b: *const Bio) -> c_int;
+            fn BIO_method_name(b: *const Bio) -> *const c_char;
             fn BIO_set_flags(b: *mut Bio, flags: c_int);
             fn BIO_clear_flags(b: *mut Bio, flags: c_int);
             fn BIO_test_flags(b: *const Bio, flags: c_int) -> c_int;

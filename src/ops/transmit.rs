@@ -115,10 +115,10 @@ impl Write<'_> {
             let record = if own == 0 { RECORD } else { own.min(RECORD) };
             // With partial writes OpenSSL returns after each record; so do we.
             let len = if partial { (self.n - done).min(record) } else { self.n - done };
-            // SAFETY: the program's buffer has `n` readable bytes.
-            let bytes = unsafe { core::slice::from_raw_parts(self.buf.wrapping_add(done), len) };
+            let bytes = libc::iovec { iov_base: self.buf.wrapping_add(done).cast_mut().cast(), iov_len: len };
             let op = self.conn.tx.op.load(Ordering::Acquire);
-            match alg().send_bytes(op, bytes, libc::MSG_NOSIGNAL) {
+            // SAFETY: the program's buffer has `n` readable bytes.
+            match unsafe { alg().send(op, &[bytes], libc::MSG_NOSIGNAL) } {
                 Ok(sent) => {
                     Half::add(&self.conn.tx.fast_bytes, sent);
                     Half::add(&self.conn.tx.fast_calls, 1);

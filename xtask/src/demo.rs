@@ -46,7 +46,13 @@ pub struct Demo {
 }
 
 /// name, file, range, offset, length
-type Request = (&'static str, &'static str, Option<&'static str>, usize, usize);
+type Request = (
+    &'static str,
+    &'static str,
+    Option<&'static str>,
+    usize,
+    usize,
+);
 
 const MIB: usize = 1 << 20;
 
@@ -61,9 +67,27 @@ const REQUESTS: [Request; 12] = [
     ("1 MiB without sendfile", "copy/1M.bin", None, 0, MIB),
     ("16 MiB", "16M.bin", None, 0, 16 * MIB),
     ("first byte of 16 MiB", "16M.bin", Some("0-0"), 0, 1),
-    ("across a record border", "1M.bin", Some("16383-16384"), 16383, 2),
-    ("300 kB out of the middle", "1M.bin", Some("100001-400000"), 100_001, 300_000),
-    ("last 20,000 bytes", "16M.bin", Some("-20000"), 16 * MIB - 20_000, 20_000),
+    (
+        "across a record border",
+        "1M.bin",
+        Some("16383-16384"),
+        16383,
+        2,
+    ),
+    (
+        "300 kB out of the middle",
+        "1M.bin",
+        Some("100001-400000"),
+        100_001,
+        300_000,
+    ),
+    (
+        "last 20,000 bytes",
+        "16M.bin",
+        Some("-20000"),
+        16 * MIB - 20_000,
+        20_000,
+    ),
 ];
 
 const FILES: [(&str, usize); 7] = [
@@ -83,7 +107,9 @@ impl Demo {
             demo_guest::run(fixture, Path::new(&shim), self.cost)?;
             return Ok(0);
         }
-        let progress = Progress { started: Instant::now() };
+        let progress = Progress {
+            started: Instant::now(),
+        };
         host::need(&[
             Tool("nginx", "nginx-light"),
             Tool("curl", "curl"),
@@ -94,7 +120,9 @@ impl Demo {
         build::shim(true)?;
         let expected = make_fixture(&progress)?;
         let mut evidence = match &self.evidence {
-            Some(path) => Some(fs::File::create(path).with_context(|| format!("{}", path.display()))?),
+            Some(path) => {
+                Some(fs::File::create(path).with_context(|| format!("{}", path.display()))?)
+            }
             None => None,
         };
 
@@ -108,11 +136,21 @@ impl Demo {
         }
         let _ = fs::remove_file(own_copy()?);
         if let Some(file) = &mut evidence {
-            events.iter().try_for_each(|event| writeln!(file, "{event}"))?;
+            events
+                .iter()
+                .try_for_each(|event| writeln!(file, "{event}"))?;
         }
 
-        let of = |kind: &str| events.iter().filter(|e| e["event"] == kind).collect::<Vec<_>>();
-        let verdicts: Vec<_> = of("run").into_iter().map(|run| judge(run, &expected)).collect();
+        let of = |kind: &str| {
+            events
+                .iter()
+                .filter(|e| e["event"] == kind)
+                .collect::<Vec<_>>()
+        };
+        let verdicts: Vec<_> = of("run")
+            .into_iter()
+            .map(|run| judge(run, &expected))
+            .collect();
         let costs = of("cost");
         println!();
         println!("{}", demo_table::transfers(&verdicts));
@@ -123,11 +161,18 @@ impl Demo {
         broken.iter().for_each(|line| println!("  {line}"));
         // A machine that died half-way must not pass for what it managed to report.
         let runs = demo_guest::TRANSFERS.len() * demo_guest::VERSIONS.len();
-        let cost_runs = if self.no_cost { 0 } else { demo_guest::COSTS.len() * demo_guest::VERSIONS.len() };
+        let cost_runs = if self.no_cost {
+            0
+        } else {
+            demo_guest::COSTS.len() * demo_guest::VERSIONS.len()
+        };
         let complete = verdicts.len() == runs && costs.len() == cost_runs;
         if !complete {
-            println!("  {} of {runs} runs and {} of {cost_runs} cost runs were reported",
-                verdicts.len(), costs.len());
+            println!(
+                "  {} of {runs} runs and {} of {cost_runs} cost runs were reported",
+                verdicts.len(),
+                costs.len()
+            );
         }
         let good = broken.is_empty() && complete && machines_ok;
         println!("{}", demo_table::summary(&verdicts, good));
@@ -147,13 +192,19 @@ impl Demo {
         machine.icount = cost;
         machine.no_module = self.no_module;
         let this = own_copy()?.display().to_string();
-        let mut argv = vec![this, "demo".into(), "--guest".into(), fixture_dir().display().to_string()];
+        let mut argv = vec![
+            this,
+            "demo".into(),
+            "--guest".into(),
+            fixture_dir().display().to_string(),
+        ];
         if cost {
             argv.push("--cost".into());
         }
         let mut events = Vec::new();
         let mut hear = |line: &str| {
-            let event: Value = serde_json::from_str(line).unwrap_or_else(|_| json!({ "event": line }));
+            let event: Value =
+                serde_json::from_str(line).unwrap_or_else(|_| json!({ "event": line }));
             if event["event"] == "note" {
                 progress.say(event["text"].as_str().unwrap_or_default());
             } else {
@@ -207,21 +258,37 @@ fn make_fixture(progress: &Progress) -> Result<BTreeMap<String, String>> {
     if !dir.join("cert.pem").exists() {
         progress.say("making a certificate");
         let mut openssl = Command::new("openssl");
-        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+        openssl.args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+        ]);
         openssl.args(["-nodes", "-days", "3650", "-subj", "/CN=localhost"]);
         openssl.args(["-addext", "subjectAltName=DNS:localhost"]);
-        openssl.arg("-keyout").arg(dir.join("key.pem")).arg("-out").arg(dir.join("cert.pem"));
+        openssl
+            .arg("-keyout")
+            .arg(dir.join("key.pem"))
+            .arg("-out")
+            .arg(dir.join("cert.pem"));
         host::run_quiet(&mut openssl)?;
     }
     let request = |r: &Request| json!({ "name": r.0, "file": r.1, "range": r.2 });
     let list: Vec<_> = REQUESTS.iter().map(request).collect();
     fs::write(dir.join("requests.json"), serde_json::to_string(&list)?)?;
-    REQUESTS.iter().map(|(name, file, _, offset, length)| {
-        let file = www.join(file.trim_start_matches("copy/"));
-        let bytes = fs::read(&file)?;
-        let slice = bytes.get(*offset..offset + length).context("a range beyond the file")?;
-        Ok(((*name).to_owned(), sha256(slice)?))
-    }).collect()
+    REQUESTS
+        .iter()
+        .map(|(name, file, _, offset, length)| {
+            let file = www.join(file.trim_start_matches("copy/"));
+            let bytes = fs::read(&file)?;
+            let slice = bytes
+                .get(*offset..offset + length)
+                .context("a range beyond the file")?;
+            Ok(((*name).to_owned(), sha256(slice)?))
+        })
+        .collect()
 }
 
 fn noise(size: usize) -> Vec<u8> {
@@ -238,9 +305,20 @@ fn noise(size: usize) -> Vec<u8> {
 }
 
 fn sha256(bytes: &[u8]) -> Result<String> {
-    let mut child = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    child.stdin.take().context("no pipe to sha256sum")?.write_all(bytes)?;
+    let mut child = Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    child
+        .stdin
+        .take()
+        .context("no pipe to sha256sum")?
+        .write_all(bytes)?;
     let output = child.wait_with_output()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.split_whitespace().next().context("sha256sum said nothing")?.to_owned())
+    Ok(text
+        .split_whitespace()
+        .next()
+        .context("sha256sum said nothing")?
+        .to_owned())
 }

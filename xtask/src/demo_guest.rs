@@ -30,7 +30,12 @@ pub struct Scenario {
 }
 
 const fn scenario(name: &'static str, server: bool, client: bool, openssl_ktls: bool) -> Scenario {
-    Scenario { name, server, client, openssl_ktls }
+    Scenario {
+        name,
+        server,
+        client,
+        openssl_ktls,
+    }
 }
 
 pub const TRANSFERS: [Scenario; 5] = [
@@ -71,8 +76,10 @@ pub fn run(fixture: &Path, shim: &Path, cost: bool) -> Result<()> {
             // One broken run must not hide the others: it is reported, and fails the demo.
             if let Err(why) = outcome {
                 let kind = if cost { "cost" } else { "run" };
-                say(json!({ "event": kind, "scenario": scenario.name, "tls": version,
-                    "error": format!("{why:#}") }));
+                say(
+                    json!({ "event": kind, "scenario": scenario.name, "tls": version,
+                    "error": format!("{why:#}") }),
+                );
             }
         }
     }
@@ -111,7 +118,11 @@ impl Guest {
              [all]\nMinProtocol = TLSv1.2\nCipherString = DEFAULT:@SECLEVEL=2\nOptions = KTLS\n",
         )?;
         let requests = fs::read_to_string(fixture.join("requests.json"))?;
-        Ok(Guest { shim: shim.to_owned(), work, requests: serde_json::from_str(&requests)? })
+        Ok(Guest {
+            shim: shim.to_owned(),
+            work,
+            requests: serde_json::from_str(&requests)?,
+        })
     }
 
     /// Every request of the fixture on a connection of its own, then all counters.
@@ -161,7 +172,10 @@ impl Guest {
     /// Instructions for one bulk download less those for a one-byte download: what is left is the
     /// price of the bytes, without process start and handshake.
     fn cost(&self, scenario: &Scenario, version: &str) -> Result<()> {
-        note(&format!("counting instructions: {}, TLS {version}", scenario.name));
+        note(&format!(
+            "counting instructions: {}, TLS {version}",
+            scenario.name
+        ));
         let before = (stat(KERNEL_STAT), stat(MAINLINE_STAT));
         let mut server = self.start(scenario, version)?;
         let request = |name: &str| json!({ "name": name, "file": name, "range": null });
@@ -174,7 +188,10 @@ impl Guest {
             let mut counted = Vec::new();
             for request in [&speck, &bulk] {
                 let mut curl = self.curl(scenario, version, request, null)?;
-                let (nginx, all) = (server.ran_ns()?, server.ran_ns()? + children_ns() + softirq_ns());
+                let (nginx, all) = (
+                    server.ran_ns()?,
+                    server.ran_ns()? + children_ns() + softirq_ns(),
+                );
                 run_quietly(&mut curl)?;
                 let now = server.ran_ns()?;
                 counted.push((now + children_ns() + softirq_ns() - all, now - nginx));
@@ -201,13 +218,20 @@ impl Guest {
     }
 
     fn start(&self, scenario: &Scenario, version: &str) -> Result<Nginx> {
-        for log in ["server.jsonl", "client.jsonl", "nginx/access.jsonl", "nginx/error.log"] {
+        for log in [
+            "server.jsonl",
+            "client.jsonl",
+            "nginx/access.jsonl",
+            "nginx/error.log",
+        ] {
             let _ = fs::remove_file(self.work.join(log));
         }
         let work = self.work.display();
         let conf = self.work.join("nginx.conf");
-        fs::write(&conf, format!(
-            "daemon off;\nworker_processes 1;\nuser www-data;\npid {work}/nginx/pid;\n\
+        fs::write(
+            &conf,
+            format!(
+                "daemon off;\nworker_processes 1;\nuser www-data;\npid {work}/nginx/pid;\n\
              error_log {work}/nginx/error.log notice;\nevents {{ }}\nhttp {{\n\
              \tlog_format seen escape=json '{{\"uri\":\"$uri\",\"range\":\"$http_range\",\
              \"status\":$status,\"sent\":$bytes_sent,\"got\":$request_length,\
@@ -219,9 +243,14 @@ impl Guest {
              \t\tlisten 127.0.0.1:{PORT} ssl;\n\t\tssl_protocols TLSv{version};\n\
              \t\tssl_certificate {work}/cert.pem;\n\t\tssl_certificate_key {work}/key.pem;\n\
              \t\troot {work}/www;\n\t\tlocation /copy/ {{ alias {work}/www/; sendfile off; }}\n\t}}\n}}\n"
-        ))?;
+            ),
+        )?;
         let mut command = Command::new("nginx");
-        command.arg("-c").arg(&conf).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .arg("-c")
+            .arg(&conf)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         if scenario.server {
             self.preload(&mut command, "server.jsonl");
         }
@@ -234,15 +263,32 @@ impl Guest {
         Ok(nginx)
     }
 
-    fn curl(&self, scenario: &Scenario, version: &str, request: &Value, to: &Path) -> Result<Command> {
+    fn curl(
+        &self,
+        scenario: &Scenario,
+        version: &str,
+        request: &Value,
+        to: &Path,
+    ) -> Result<Command> {
         let file = request["file"].as_str().context("request without a file")?;
         let mut curl = Command::new("curl");
-        curl.args(["-sS", "--http1.1", "--max-time", "300", "--tls-max", version]);
-        curl.arg(format!("--tlsv{version}")).arg("--cacert").arg(self.work.join("cert.pem"));
+        curl.args([
+            "-sS",
+            "--http1.1",
+            "--max-time",
+            "300",
+            "--tls-max",
+            version,
+        ]);
+        curl.arg(format!("--tlsv{version}"))
+            .arg("--cacert")
+            .arg(self.work.join("cert.pem"));
         if let Some(range) = request["range"].as_str() {
             curl.args(["-r", range]);
         }
-        curl.arg("-o").arg(to).arg(format!("https://localhost:{PORT}/{file}"));
+        curl.arg("-o")
+            .arg(to)
+            .arg(format!("https://localhost:{PORT}/{file}"));
         // The name is not looked up: a fresh machine need not have it in /etc/hosts.
         curl.args(["--resolve", &format!("localhost:{PORT}:127.0.0.1")]);
         if scenario.client {
@@ -252,7 +298,9 @@ impl Guest {
     }
 
     fn preload(&self, command: &mut Command, log: &str) {
-        command.env("LD_PRELOAD", &self.shim).env("KTLSSHIM_LOG", self.work.join(log));
+        command
+            .env("LD_PRELOAD", &self.shim)
+            .env("KTLSSHIM_LOG", self.work.join(log));
     }
 }
 
@@ -282,7 +330,9 @@ impl Nginx {
     /// A preload that the loader could not use is ignored by it with a mere message: look.
     fn maps(&self, library: &Path) -> bool {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.worker)).unwrap_or_default();
-        let name = library.file_name().map(|n| n.to_string_lossy().into_owned());
+        let name = library
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned());
         name.is_some_and(|name| maps.lines().any(|line| line.ends_with(&format!("/{name}"))))
     }
 
@@ -321,7 +371,13 @@ fn child_of(parent: u32) -> Option<u32> {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
         // "pid (name) state parent …": the name may contain anything but ends at the last ')'.
-        let of = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()?;
+        let of = stat
+            .rsplit_once(')')?
+            .1
+            .split_whitespace()
+            .nth(1)?
+            .parse::<u32>()
+            .ok()?;
         (of == parent).then_some(pid)
     })
 }
@@ -337,7 +393,12 @@ fn run_quietly(command: &mut Command) -> Result<()> {
     let output = command.stdin(Stdio::null()).process_group(0).output()?;
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr);
-        bail!("{:?}: {}: {}", command.get_program(), output.status, why.trim());
+        bail!(
+            "{:?}: {}: {}",
+            command.get_program(),
+            output.status,
+            why.trim()
+        );
     }
     Ok(())
 }
@@ -346,8 +407,15 @@ fn sha256(path: &Path) -> Result<String> {
     if !path.exists() {
         return Ok("no file".into());
     }
-    let output = Command::new("sha256sum").arg(path).output().context("sha256sum")?;
-    Ok(String::from_utf8_lossy(&output.stdout).split_whitespace().next().unwrap_or("").to_owned())
+    let output = Command::new("sha256sum")
+        .arg(path)
+        .output()
+        .context("sha256sum")?;
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .split_whitespace()
+        .next()
+        .unwrap_or("")
+        .to_owned())
 }
 
 /// `Name value` lines; None when the kernel has no such file.
@@ -364,9 +432,17 @@ fn delta(
     before: &Option<BTreeMap<String, i64>>,
     after: &Option<BTreeMap<String, i64>>,
 ) -> BTreeMap<String, i64> {
-    let zero = |name: &String| before.as_ref().and_then(|b| b.get(name)).copied().unwrap_or(0);
+    let zero = |name: &String| {
+        before
+            .as_ref()
+            .and_then(|b| b.get(name))
+            .copied()
+            .unwrap_or(0)
+    };
     let after = after.iter().flatten();
-    after.map(|(name, value)| (name.clone(), value - zero(name))).collect()
+    after
+        .map(|(name, value)| (name.clone(), value - zero(name)))
+        .collect()
 }
 
 fn json_lines(path: &Path) -> Vec<Value> {
@@ -381,7 +457,11 @@ fn sum(value: &Value, names: &[&str]) -> u64 {
 
 fn ran_ns(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
-    text.split_whitespace().next().context("schedstat is empty")?.parse().context("schedstat")
+    text.split_whitespace()
+        .next()
+        .context("schedstat is empty")?
+        .parse()
+        .context("schedstat")
 }
 
 /// What waited-for children (curl) ran. Not rdtsc: the counter jumps ahead while the CPU is idle,
@@ -401,7 +481,10 @@ fn softirq_ns() -> u64 {
         fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "ksoftirqd/0")
     };
     // One CPU: one thread, and one of the first.
-    (1..100).find(named).and_then(|pid| ran_ns(pid).ok()).unwrap_or(0)
+    (1..100)
+        .find(named)
+        .and_then(|pid| ran_ns(pid).ok())
+        .unwrap_or(0)
 }
 
 fn note(text: &str) {

@@ -76,22 +76,35 @@ impl Verdict {
 /// `expected`: request name → sha256 of what must arrive.
 pub fn judge(run: &Value, expected: &BTreeMap<String, String>) -> Verdict {
     let text = |name: &str| run[name].as_str().unwrap_or_default().to_owned();
-    let mut v = Verdict { scenario: text("scenario"), tls: text("tls"), ..Verdict::default() };
+    let mut v = Verdict {
+        scenario: text("scenario"),
+        tls: text("tls"),
+        ..Verdict::default()
+    };
     v.requests = expected.len();
     if let Some(error) = run["error"].as_str() {
         v.faults.push(error.to_owned());
         return v;
     }
     checksums(&mut v, run, expected);
-    let server = Bytes { tx: total(&run["access"], "sent"), rx: total(&run["access"], "got") };
-    let client = Bytes { tx: total(&run["requests"], "sent"), rx: total(&run["requests"], "got") };
+    let server = Bytes {
+        tx: total(&run["access"], "sent"),
+        rx: total(&run["access"], "got"),
+    };
+    let client = Bytes {
+        tx: total(&run["requests"], "sent"),
+        rx: total(&run["requests"], "got"),
+    };
     if (server.tx, server.rx) != (client.rx, client.tx) {
         v.faults.push(format!(
             "nginx counts {}/{} bytes sent/received, curl {}/{} received/sent",
             server.tx, server.rx, client.rx, client.tx
         ));
     }
-    v.mainline = (count(&run["mainline"], "TlsTxSw"), count(&run["mainline"], "TlsRxSw"));
+    v.mainline = (
+        count(&run["mainline"], "TlsTxSw"),
+        count(&run["mainline"], "TlsRxSw"),
+    );
     if run["mapped"].as_bool() != Some(v.shim_server()) {
         v.faults.push(format!(
             "libktlsshim.so is {}mapped in nginx's worker",
@@ -99,7 +112,8 @@ pub fn judge(run: &Value, expected: &BTreeMap<String, String>) -> Verdict {
         ));
     }
     if v.scenario == "openssl-ktls" && v.mainline.0 == 0 {
-        v.faults.push("OpenSSL's kernel TLS was asked for and not used".into());
+        v.faults
+            .push("OpenSSL's kernel TLS was asked for and not used".into());
     }
     kernel(&mut v, run);
     if v.shim_server() {
@@ -129,12 +143,18 @@ fn checksums(v: &mut Verdict, run: &Value, expected: &BTreeMap<String, String>) 
             v.equal += 1;
         } else {
             let why = request["stderr"].as_str().unwrap_or_default().trim();
-            v.faults.push(format!("{name}: exit {}, HTTP {}, sha256 {} {why}",
-                request["exit"], request["http"], request["sha256"]));
+            v.faults.push(format!(
+                "{name}: exit {}, HTTP {}, sha256 {} {why}",
+                request["exit"], request["http"], request["sha256"]
+            ));
         }
     }
     if v.equal != expected.len() && v.faults.is_empty() {
-        v.faults.push(format!("{} requests were made, {} were due", v.equal, expected.len()));
+        v.faults.push(format!(
+            "{} requests were made, {} were due",
+            v.equal,
+            expected.len()
+        ));
     }
 }
 
@@ -150,20 +170,26 @@ fn kernel(v: &mut Verdict, run: &Value) {
     v.sendfile_bytes = count(stat, "AlgTlsSendfileBytes");
     for name in MUST_STAY_ZERO {
         if count(stat, name) != 0 {
-            v.faults.push(format!("the kernel counted {name} {}", count(stat, name)));
+            v.faults
+                .push(format!("the kernel counted {name} {}", count(stat, name)));
         }
     }
     for name in ["AlgTlsCurrTx", "AlgTlsCurrRx", "AlgTlsOps"] {
         if count(stat, name) != 0 {
-            v.faults.push(format!("{name} is {} after every connection has ended", count(stat, name)));
+            v.faults.push(format!(
+                "{name} is {} after every connection has ended",
+                count(stat, name)
+            ));
         }
     }
     let shim = v.shim_server() || v.shim_client();
     if shim && run["kernel_present"].as_bool() != Some(true) {
-        v.faults.push("the kernel has no /proc/net/alg_tls_stat: algif_tls is not loaded".into());
+        v.faults
+            .push("the kernel has no /proc/net/alg_tls_stat: algif_tls is not loaded".into());
     }
     if !shim && v.tx.kernel_sockets + v.rx.kernel_sockets != 0 {
-        v.faults.push("the kernel socket was used in a run without the shim".into());
+        v.faults
+            .push("the kernel socket was used in a run without the shim".into());
     }
 }
 
@@ -172,7 +198,10 @@ fn program(v: &mut Verdict, name: &'static str, log: &Value, bytes: Bytes) {
     let none = Vec::new();
     let lines = log.as_array().unwrap_or(&none);
     for (dir, application) in [("tx", bytes.tx), ("rx", bytes.rx)] {
-        let mut lane = Lane { connections: lines.len(), ..Lane::default() };
+        let mut lane = Lane {
+            connections: lines.len(),
+            ..Lane::default()
+        };
         let mut before = 0;
         for line in lines {
             let told = &line[dir];
@@ -187,12 +216,16 @@ fn program(v: &mut Verdict, name: &'static str, log: &Value, bytes: Bytes) {
             let early = count(told, "before_bytes");
             before += early;
             if early > RECORD {
-                v.faults.push(format!("{name} {dir}: {early} bytes before the attach: over one record"));
+                v.faults.push(format!(
+                    "{name} {dir}: {early} bytes before the attach: over one record"
+                ));
             }
         }
         if lines.len() != v.requests {
             v.faults.push(format!(
-                "{name} {dir}: {} log lines for {} connections", lines.len(), v.requests
+                "{name} {dir}: {} log lines for {} connections",
+                lines.len(),
+                v.requests
             ));
         }
         let sums = if dir == "tx" { &mut v.tx } else { &mut v.rx };
@@ -225,14 +258,16 @@ fn balance(v: &mut Verdict) {
         let bulk = matches!(*label, "nginx sends" | "curl receives");
         if bulk && (lane.offloaded == 0 || lane.offloaded != lane.connections) {
             v.faults.push(format!(
-                "{label}: {} of {} connections offloaded", lane.offloaded, lane.connections
+                "{label}: {} of {} connections offloaded",
+                lane.offloaded, lane.connections
             ));
         }
     }
 }
 
 fn total(list: &Value, name: &str) -> i64 {
-    list.as_array().map_or(0, |l| l.iter().map(|item| count(item, name)).sum())
+    list.as_array()
+        .map_or(0, |l| l.iter().map(|item| count(item, name)).sum())
 }
 
 pub fn count(value: &Value, name: &str) -> i64 {
@@ -249,8 +284,10 @@ mod tests {
     }
 
     fn good() -> Value {
-        let dir = |fast: i64, before: i64| json!({ "reason": "close-notify", "kernel": true,
-            "fast_bytes": fast, "before_bytes": before, "sendfile_bytes": 0 });
+        let dir = |fast: i64, before: i64| {
+            json!({ "reason": "close-notify", "kernel": true,
+            "fast_bytes": fast, "before_bytes": before, "sendfile_bytes": 0 })
+        };
         json!({
             "scenario": "shim-server", "tls": "1.3", "mapped": true, "kernel_present": true,
             "requests": [{ "name": "a", "exit": 0, "http": 200, "sha256": "5a", "sent": 80, "got": 1000 }],
@@ -265,7 +302,10 @@ mod tests {
     fn a_good_run_has_no_fault() {
         let v = judge(&good(), &expected());
         assert_eq!(v.faults, Vec::<String>::new());
-        assert_eq!((v.equal, v.tx.kernel_bytes, v.rx.before_attach), (1, 1000, 50));
+        assert_eq!(
+            (v.equal, v.tx.kernel_bytes, v.rx.before_attach),
+            (1, 1000, 50)
+        );
     }
 
     /// Each of these is a way to be broken that must not pass.
@@ -300,6 +340,12 @@ mod tests {
             run["server_log"][0][dir] = json!({ "reason": "backend-unavailable", "kernel": false });
         }
         let v = judge(&run, &expected());
-        assert!(v.faults.iter().any(|f| f.contains("0 of 1 connections offloaded")), "{:?}", v.faults);
+        assert!(
+            v.faults
+                .iter()
+                .any(|f| f.contains("0 of 1 connections offloaded")),
+            "{:?}",
+            v.faults
+        );
     }
 }

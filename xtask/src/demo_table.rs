@@ -11,7 +11,11 @@ fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
     table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.iter().map(|h| Cell::new(h).add_attribute(Attribute::Bold)));
+    table.set_header(
+        header
+            .iter()
+            .map(|h| Cell::new(h).add_attribute(Attribute::Bold)),
+    );
     table
 }
 
@@ -21,18 +25,32 @@ fn right(text: impl ToString) -> Cell {
 
 pub fn transfers(verdicts: &[Verdict]) -> String {
     let mut table = table(&[
-        "run", "TLS", "equal", "connections in the kernel", "", "records,\nkernel", "bytes,\nkernel",
-        "before\nattach", "bytes,\nprograms", "verdict",
+        "run",
+        "TLS",
+        "equal",
+        "connections in the kernel",
+        "",
+        "records,\nkernel",
+        "bytes,\nkernel",
+        "before\nattach",
+        "bytes,\nprograms",
+        "verdict",
     ]);
     for v in verdicts {
         let (lanes, directions) = (lanes(v), !v.lanes.is_empty());
         let both = |f: &dyn Fn(crate::demo_judge::Sums) -> i64| {
-            if directions { format!("{}\n{}", group(f(v.tx)), group(f(v.rx))) } else { "–".into() }
+            if directions {
+                format!("{}\n{}", group(f(v.tx)), group(f(v.rx)))
+            } else {
+                "–".into()
+            }
         };
         let verdict = if v.faults.is_empty() {
             Cell::new("ok").fg(Color::Green)
         } else {
-            Cell::new("FAILED").fg(Color::Red).add_attribute(Attribute::Bold)
+            Cell::new("FAILED")
+                .fg(Color::Red)
+                .add_attribute(Attribute::Bold)
         };
         table.add_row(vec![
             Cell::new(title(&v.scenario)),
@@ -69,13 +87,19 @@ fn title(scenario: &str) -> &str {
 
 fn lanes(v: &Verdict) -> String {
     if v.scenario == "openssl-ktls" {
-        return format!("nginx sends {}/{}\nnginx receives {}/{}",
-            v.mainline.0, v.requests, v.mainline.1, v.requests);
+        return format!(
+            "nginx sends {}/{}\nnginx receives {}/{}",
+            v.mainline.0, v.requests, v.mainline.1, v.requests
+        );
     }
     if v.lanes.is_empty() {
         return "nothing".into();
     }
-    v.lanes.iter().map(|(label, lane)| lane_text(label, lane)).collect::<Vec<_>>().join("\n")
+    v.lanes
+        .iter()
+        .map(|(label, lane)| lane_text(label, lane))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn lane_text(label: &str, lane: &Lane) -> String {
@@ -99,17 +123,28 @@ fn least(cost: &Value, what: &str) -> Option<f64> {
 
 pub fn costs(costs: &[&Value]) -> String {
     let mut table = table(&[
-        "instructions per byte", "TLS", "nginx + curl", "to plain", "nginx alone", "to plain",
+        "instructions per byte",
+        "TLS",
+        "nginx + curl",
+        "to plain",
+        "nginx alone",
+        "to plain",
         "sent by sendfile",
     ]);
     for version in VERSIONS {
         let find = |name: &str| {
-            costs.iter().find(|c| c["scenario"] == name && c["tls"] == version).copied()
+            costs
+                .iter()
+                .find(|c| c["scenario"] == name && c["tls"] == version)
+                .copied()
         };
         let plain = find("plain");
         for scenario in &COSTS {
             let cost = find(scenario.name);
-            let mut row = vec![Cell::new(title(scenario.name).replace('\n', " ")), Cell::new(version)];
+            let mut row = vec![
+                Cell::new(title(scenario.name).replace('\n', " ")),
+                Cell::new(version),
+            ];
             for what in ["both", "server"] {
                 let value = cost.and_then(|c| least(c, what));
                 let base = plain.and_then(|c| least(c, what));
@@ -155,10 +190,15 @@ pub fn faults(verdicts: &[Verdict], costs: &[&Value]) -> Vec<String> {
         let name = format!("counting {}, TLS {}", cost["scenario"], cost["tls"]);
         if let Some(error) = cost["error"].as_str() {
             lines.push(format!("{name}: {error}"));
-        } else if cost["scenario"] == "shim-server" && count(&cost["kernel"], "AlgTlsTxBytes") == 0 {
-            lines.push(format!("{name}: the kernel socket sent nothing, so this row is not its cost"));
+        } else if cost["scenario"] == "shim-server" && count(&cost["kernel"], "AlgTlsTxBytes") == 0
+        {
+            lines.push(format!(
+                "{name}: the kernel socket sent nothing, so this row is not its cost"
+            ));
         } else if cost["scenario"] == "openssl-ktls" && count(&cost["mainline"], "TlsTxSw") == 0 {
-            lines.push(format!("{name}: mainline's TLS was not used, so this row is not its cost"));
+            lines.push(format!(
+                "{name}: mainline's TLS was not used, so this row is not its cost"
+            ));
         }
     }
     lines
@@ -169,12 +209,19 @@ pub fn summary(verdicts: &[Verdict], good: bool) -> String {
         verdicts.iter().map(|v| v.equal).sum(),
         verdicts.iter().map(|v| v.requests).sum(),
     );
-    let shim = verdicts.iter().filter(|v| v.shim_server() || v.shim_client());
+    let shim = verdicts
+        .iter()
+        .filter(|v| v.shim_server() || v.shim_client());
     let kernel: i64 = shim.map(|v| v.tx.kernel_bytes + v.rx.kernel_bytes).sum();
     let what = format!(
-        "{equal} of {due} downloads byte-exact; {} bytes went through the kernel socket", group(kernel)
+        "{equal} of {due} downloads byte-exact; {} bytes went through the kernel socket",
+        group(kernel)
     );
-    if good { format!("demo: passed: {what}") } else { format!("demo: FAILED: {what}") }
+    if good {
+        format!("demo: passed: {what}")
+    } else {
+        format!("demo: FAILED: {what}")
+    }
 }
 
 fn group(n: i64) -> String {
@@ -195,6 +242,9 @@ mod tests {
 
     #[test]
     fn groups_of_three() {
-        assert_eq!([0, 999, 1000, -1_234_567].map(group), ["0", "999", "1,000", "-1,234,567"]);
+        assert_eq!(
+            [0, 999, 1000, -1_234_567].map(group),
+            ["0", "999", "1,000", "-1,234,567"]
+        );
     }
 }

@@ -1,0 +1,60 @@
+//! The exported symbols. A hook decides one thing, whether the call concerns us,
+//! and hands over: to the real function, or to `ops` inside the panic boundary.
+//! `exports.txt` lists every symbol, and a test compares it with the library.
+//!
+//! A unit test must not replace the functions of its own process, so the symbols
+//! exist in the library only.
+
+#[cfg(not(test))]
+pub mod bio;
+#[cfg(not(test))]
+pub mod libc;
+#[cfg(not(test))]
+pub mod ssl;
+
+/// Makes hooks that know their caller. The exported function is naked: it puts the
+/// return address into the first free argument register and jumps to the body, so
+/// that the body sees the program's arguments, and its caller is the program.
+///
+/// When the caller's OpenSSL is one that we have no table for, the body calls the
+/// function of that name and does nothing else.
+#[cfg(not(test))]
+macro_rules! traced {
+    ($missing:path; $($symbol:ident[$register:literal]($($v:ident: $t:ty),*) -> $r:ty, $fallback:expr, $op:path $(, $which:path)?;)*) => {
+        mod body {
+            use super::*;
+            $(
+                #[allow(non_snake_case)]
+                pub unsafe extern "C" fn $symbol($($v: $t,)* ret: usize) -> $r {
+                    crate::boundary::guard($fallback, || {
+                        if $missing(ret) {
+                            let name = concat!(stringify!($symbol), "\0");
+                            let name = core::ffi::CStr::from_bytes_until_nul(name.as_bytes()).unwrap_or(c"");
+                            let real = crate::openssl::resolver::bare(ret, name);
+                            // SAFETY: OpenSSL's ABI fixes the type that belongs to this name.
+                            let real: Option<unsafe extern "C" fn($($t),*) -> $r> = unsafe { core::mem::transmute(real) };
+                            // SAFETY: the program's own call, with its own arguments.
+                            return real.map_or($fallback, |f| unsafe { f($($v),*) });
+                        }
+                        // SAFETY: the program's own arguments, as it promised them to OpenSSL.
+                        unsafe { $op(ret, $($which,)? $($v),*) }
+                    })
+                }
+            )*
+        }
+        $(
+            #[unsafe(naked)]
+            #[unsafe(no_mangle)]
+            #[allow(non_snake_case, clippy::missing_safety_doc)]
+            pub unsafe extern "C" fn $symbol($($v: $t),*) -> $r {
+                core::arch::naked_asm!(
+                    concat!("mov ", $register, ", qword ptr [rsp]"),
+                    "jmp {body}",
+                    body = sym body::$symbol,
+                )
+            }
+        )*
+    };
+}
+#[cfg(not(test))]
+pub(crate) use traced;
