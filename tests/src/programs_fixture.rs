@@ -8,7 +8,7 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::programs::{Lab, Running, Side};
+use crate::programs::{Lab, Program, Running, Side};
 
 /// A self-signed certificate and its key, for servers and for clients.
 pub struct Identity {
@@ -110,7 +110,12 @@ pub struct Nginx {
 ///
 /// * `/NAME` serves `www/NAME`; `PUT /up/NAME` stores into `up/NAME`
 /// * `POST /post` keeps the body in `bodies/` (by way of the clear-text port)
-pub fn nginx(lab: &Lab, side: Side, wrap: &[&str], server: &str) -> Nginx {
+pub fn nginx(lab: &Lab, side: Side) -> Nginx {
+    nginx_by(lab, lab.program(side, "/usr/sbin/nginx"))
+}
+
+/// The same by a program that is or runs nginx and takes its arguments.
+pub fn nginx_by(lab: &Lab, program: Program) -> Nginx {
     let (port, clear) = (lab.port(), lab.port());
     let conf = lab.path(&format!("nginx-{port}.conf"));
     let dir = lab.dir.display();
@@ -132,7 +137,7 @@ pub fn nginx(lab: &Lab, side: Side, wrap: &[&str], server: &str) -> Nginx {
          server {{ listen 127.0.0.1:{clear}; location / {{ return 200 \"stored\\n\"; }} }}\n\
          server {{ listen 127.0.0.1:{port} ssl; root {dir}/www;\n\
          ssl_certificate {}; ssl_certificate_key {}; ssl_protocols TLSv1.2 TLSv1.3;\n\
-         ssl_ciphers ALL:@SECLEVEL=0; {server}\n\
+         ssl_ciphers ALL:@SECLEVEL=0;\n\
          location /up/ {{ root {dir}; dav_methods PUT; }}\n\
          location = /post {{ client_body_in_file_only on; proxy_pass http://127.0.0.1:{clear}; }}\n\
          }} }}\n",
@@ -140,13 +145,6 @@ pub fn nginx(lab: &Lab, side: Side, wrap: &[&str], server: &str) -> Nginx {
         key.display()
     );
     fs::write(&conf, text).expect("nginx.conf");
-    let program = match wrap.split_first() {
-        None => lab.program(side, "/usr/sbin/nginx"),
-        Some((first, rest)) => rest
-            .iter()
-            .fold(lab.program(side, first), |program, arg| program.arg(arg))
-            .arg("/usr/sbin/nginx"),
-    };
     let running = program
         .arg("-c")
         .arg(&conf)

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use ktlsshim_tests::{
     programs::{Lab, Program, Side, eventually},
-    programs_fixture::{Nginx, SIZES, files, identity, nginx, noise},
+    programs_fixture::{Nginx, SIZES, files, identity, nginx, nginx_by, noise},
     traffic::{Kernel, total},
 };
 
@@ -129,10 +129,10 @@ fn nginx_sends_files_of_every_size_through_the_kernel() {
         SUITES.iter().map(one).collect()
     };
 
-    let server = nginx(&lab, Side::Plain, &[], "");
+    let server = nginx(&lab, Side::Plain);
     let plain = round(&server);
     server.stop().good();
-    let server = nginx(&lab, Side::Shim, &[], "");
+    let server = nginx(&lab, Side::Shim);
     let shim = round(&server);
     let log = server.stop().good().log;
 
@@ -196,7 +196,7 @@ fn nginx_sends_ranges_through_the_kernel() {
     files(&lab, &[1 << 20]);
     let bytes = noise(1 << 20);
     let round = |side: Side| {
-        let server = nginx(&lab, side, &[], "");
+        let server = nginx(&lab, side);
         let mut all = Vec::new();
         for suite in [&SUITES[1], &SUITES[3]] {
             let mut program = curl(&lab, Side::Plain, suite.options);
@@ -272,25 +272,19 @@ fn nginx_under_strace_reads_no_file() {
     let round = |side: Side, tag: &str| {
         let trace = lab.path(&format!("trace-{tag}"));
         let log = lab.path(&format!("strace-{tag}.log"));
-        let mut wrap: Vec<String> = ["/usr/bin/strace", "-f", "-y", "-o"]
-            .map(String::from)
-            .to_vec();
-        wrap.push(trace.display().to_string());
-        wrap.extend(
-            [
-                "-e",
-                "trace=read,pread64,readv,preadv,preadv2,sendfile,splice,ioctl,mmap",
-            ]
-            .map(String::from),
-        );
+        let calls = "read,pread64,readv,preadv,preadv2,sendfile,splice,ioctl,mmap";
+        let mut program = lab
+            .program(Side::Plain, "/usr/bin/strace")
+            .args("-f -y -o")
+            .arg(&trace);
+        program = program.arg("-e").arg(format!("trace={calls}"));
         if side == Side::Shim {
             // Into nginx, not into strace.
             for (key, value) in lab.shim_environment(&log) {
-                wrap.extend(["-E".to_owned(), format!("{key}={value}")]);
+                program = program.arg("-E").arg(format!("{key}={value}"));
             }
         }
-        let wrap: Vec<&str> = wrap.iter().map(String::as_str).collect();
-        let server = nginx(&lab, Side::Plain, &wrap, "");
+        let server = nginx_by(&lab, program.arg("/usr/sbin/nginx"));
         for suite in [&SUITES[1], &SUITES[4]] {
             download(&lab, Side::Plain, &server, suite.options, &[SIZE]);
         }
@@ -341,7 +335,7 @@ fn nginx_takes_uploads_through_the_kernel() {
     let lab = Lab::new("nginx-upload");
     fs::write(lab.path("body"), noise(SIZE)).expect("body");
     let round = |side: Side| {
-        let server = nginx(&lab, side, &[], "");
+        let server = nginx(&lab, side);
         let mut all = Vec::new();
         for suite in [&SUITES[0], &SUITES[5]] {
             let program = curl(&lab, Side::Plain, suite.options)
@@ -392,7 +386,7 @@ fn curl_and_nginx_in_every_mix() {
         lab.differ(
             &[(Side::Plain, Side::Shim), (Side::Shim, Side::Shim)],
             |side, client| {
-                let server = nginx(&lab, side, &[], "");
+                let server = nginx(&lab, side);
                 let mut program = curl(&lab, client, suite.options).arg("-w").arg(FORMAT);
                 for size in SIZES {
                     program = program
@@ -488,7 +482,7 @@ fn two_hundred_connections_leave_nothing_behind() {
     const ROUNDS: usize = 50;
     let lab = Lab::new("nginx-many");
     files(&lab, &[100]);
-    let server = nginx(&lab, Side::Shim, &[], "");
+    let server = nginx(&lab, Side::Shim);
     // The first connection makes what stays for good (parents, pools, logs).
     load::run(server.port, 1, 1, &noise(100));
     Kernel::settled(&lab);
@@ -566,7 +560,7 @@ fn wrk_and_nginx_in_every_mix() {
     lab.differ(
         &ktlsshim_tests::programs::MIXES,
         |side, client| {
-            let server = nginx(&lab, side, &[], "");
+            let server = nginx(&lab, side);
             let wrk = lab
                 .program(client, "/usr/bin/wrk")
                 .args("-t 1 -c 16 -d 2s")
