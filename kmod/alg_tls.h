@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * alg_tls.h - what the files of algif_tls share
+ * What the files of algif_tls share
  *
  * Why it exists: transmit (tx.c), receive (rx.c) and life cycle (core.c,
  * attach.c) of one op socket meet in one structure; this file says which lock
@@ -147,7 +147,7 @@ struct alg_tls_tx {
 	struct scatterlist src[ALG_TLS_TX_PAGES + 2]; /* AAD, pages, type */
 	struct scatterlist dst[ALG_TLS_OUT_PIECES + 1];
 	u8 type;			/* inner content type (TLS 1.3) */
-	bool corked;			/* TCP was told that more will come */
+	bool more;			/* TCP was told that more will come */
 	bool broken;			/* a hand-over was short: reset at unlock */
 };
 
@@ -170,7 +170,6 @@ struct alg_tls_rx {
 	u32 copied_seq;			/* as we left it; else ESTALE */
 	int lowat;			/* the program's sk_rcvlowat */
 	int lowat_set;			/* ours; another value is the program's */
-	unsigned int need;		/* TCP bytes missing to a whole record */
 	/* a record of another type was seen; readers without cmsg stop there */
 	u8 parked;			/* its content type, 0 is none */
 	bool need_key;			/* a KeyUpdate was taken: EKEYEXPIRED */
@@ -199,7 +198,7 @@ struct alg_tls_ctx {
 	struct sock *op;		/* our own sock, not counted */
 	struct alg_tls_mib __percpu *mib; /* of sock_net(op) */
 	const struct alg_tls_name *name;
-	struct mutex ctl;
+	struct mutex ctl;		/* see above */
 
 	struct sock *sk;		/* the TCP sock: alg_tls_sk() */
 	struct inode *inode;		/* of its socket */
@@ -228,46 +227,43 @@ static inline struct alg_tls_ctx *alg_tls_ctx(struct socket *sock)
 /* NULL before the first attach; stable and referenced for ever after it. */
 static inline struct sock *alg_tls_sk(struct alg_tls_ctx *ctx)
 {
+	/* pairs with the store-release in alg_tls_claim() */
 	return smp_load_acquire(&ctx->sk);
 }
 
 /* ------------------------------------------------ statistics (stat.c) --- */
 
-#define ALG_TLS_STATS(X)						\
-	X(CURRTX,	"AlgTlsCurrTx")					\
-	X(CURRRX,	"AlgTlsCurrRx")					\
-	X(TX,		"AlgTlsTx")					\
-	X(RX,		"AlgTlsRx")					\
-	X(TXRECORDS,	"AlgTlsTxRecords")				\
-	X(RXRECORDS,	"AlgTlsRxRecords")				\
-	X(TXBYTES,	"AlgTlsTxBytes")				\
-	X(RXBYTES,	"AlgTlsRxBytes")				\
-	X(TXCONTROL,	"AlgTlsTxControl")				\
-	X(RXCONTROL,	"AlgTlsRxControl")				\
-	X(TXREKEY,	"AlgTlsTxRekey")				\
-	X(RXREKEY,	"AlgTlsRxRekey")				\
-	X(TXDETACH,	"AlgTlsTxDetach")				\
-	X(RXDETACH,	"AlgTlsRxDetach")				\
-	X(SENDFILEBYTES, "AlgTlsSendfileBytes")				\
-	X(RXSTAGED,	"AlgTlsRxStaged")				\
-	X(OPS,		"AlgTlsOps")					\
-	X(ERRCONTROL,	"AlgTlsErrControl")	/* EIO */		\
-	X(ERRKEY,	"AlgTlsErrNeedKey")	/* EKEYEXPIRED */	\
-	X(ERRTAG,	"AlgTlsErrBadTag")	/* EBADMSG */		\
-	X(ERRPROTO,	"AlgTlsErrBadRecord")	/* EPROTO */		\
-	X(ERRLEN,	"AlgTlsErrLength")	/* EMSGSIZE */		\
-	X(ERRURG,	"AlgTlsErrUrgent")	/* ESTRPIPE */		\
-	X(ERRSTALE,	"AlgTlsErrStale")	/* ESTALE */		\
-	X(ERRNOCLOSE,	"AlgTlsErrNoCloseNotify") /* ENODATA */	\
-	X(ERRCUT,	"AlgTlsErrTruncated")	/* ECONNABORTED */	\
-	X(ERRWRAP,	"AlgTlsErrSeqWrap")	/* EOVERFLOW */		\
-	X(ERRREUSE,	"AlgTlsErrKeyReuse")	/* EKEYREJECTED */	\
-	X(ERRSHORT,	"AlgTlsErrHandOver")	/* TX dead: short hand-over */
-
+/* Names are in stat.c. */
 enum alg_tls_stat {
-#define ALG_TLS_STAT_ENUM(id, name) ALG_TLS_S_##id,
-	ALG_TLS_STATS(ALG_TLS_STAT_ENUM)
-#undef ALG_TLS_STAT_ENUM
+	ALG_TLS_S_CURRTX,
+	ALG_TLS_S_CURRRX,
+	ALG_TLS_S_TX,
+	ALG_TLS_S_RX,
+	ALG_TLS_S_TXRECORDS,
+	ALG_TLS_S_RXRECORDS,
+	ALG_TLS_S_TXBYTES,
+	ALG_TLS_S_RXBYTES,
+	ALG_TLS_S_TXCONTROL,
+	ALG_TLS_S_RXCONTROL,
+	ALG_TLS_S_TXREKEY,
+	ALG_TLS_S_RXREKEY,
+	ALG_TLS_S_TXDETACH,
+	ALG_TLS_S_RXDETACH,
+	ALG_TLS_S_SENDFILEBYTES,
+	ALG_TLS_S_RXSTAGED,
+	ALG_TLS_S_OPS,
+	ALG_TLS_S_ERRCONTROL,	/* EIO */
+	ALG_TLS_S_ERRKEY,	/* EKEYEXPIRED */
+	ALG_TLS_S_ERRTAG,	/* EBADMSG */
+	ALG_TLS_S_ERRPROTO,	/* EPROTO */
+	ALG_TLS_S_ERRLEN,	/* EMSGSIZE */
+	ALG_TLS_S_ERRURG,	/* ESTRPIPE */
+	ALG_TLS_S_ERRSTALE,	/* ESTALE */
+	ALG_TLS_S_ERRNOCLOSE,	/* ENODATA */
+	ALG_TLS_S_ERRCUT,	/* ECONNABORTED */
+	ALG_TLS_S_ERRWRAP,	/* EOVERFLOW */
+	ALG_TLS_S_ERRREUSE,	/* EKEYREJECTED */
+	ALG_TLS_S_ERRSHORT,	/* TX dead: short hand-over */
 	ALG_TLS_S_MAX,
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * attach.c - socket options: claim a TCP socket, install, replace, read back
+ * Socket options: claim a TCP socket, install, replace, read back
  * and return keys
  *
  * Why it exists: all that changes a direction as a whole is here, so that the

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * cipher.c - what the record protection of each version and cipher looks like
+ * What the record protection of each version and cipher looks like
  *
  * Why it exists: nonce, additional data and explicit nonce of RFC 5246, 5288,
  * 6655, 7905 and 8446 are written down once, for both directions.

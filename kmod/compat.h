@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * compat.h - every difference between the kernels that we build for
+ * Every difference between the kernels that we build for
  *
  * Why it exists: the sources are written for one kernel interface; this file
  * bends the others to it, and nothing else in the tree looks at the kernel's
@@ -23,7 +23,7 @@
 #error "algif_tls needs Linux 6.1 or later"
 #endif
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 4, 0)
-#error "algif_tls was never built on this kernel; see kmod/compat.h"
+#error "algif_tls was never built on so new a kernel"
 #endif
 #ifndef ALG_TLS_HAVE_SPLICE_EOF
 #error "this kernel lacks sock->ops->splice_eof (6.1 stable has it since 2026)"
@@ -35,19 +35,19 @@
 #include <asm/unaligned.h>
 #endif
 
+void *alg_tls_do_bind(const char *name);
+
 /* af_alg_type.bind() lost type and mask in 7.2. */
 #ifdef ALG_TLS_BIND_NAME_ONLY
-#define ALG_TLS_DEFINE_BIND(bind, do_bind)				\
-	static void *bind(const char *name)				\
-	{								\
-		return do_bind(name);					\
-	}
+static inline void *alg_tls_bind(const char *name)
+{
+	return alg_tls_do_bind(name);
+}
 #else
-#define ALG_TLS_DEFINE_BIND(bind, do_bind)				\
-	static void *bind(const char *name, u32 type, u32 mask)		\
-	{								\
-		return do_bind(name);					\
-	}
+static inline void *alg_tls_bind(const char *name, u32 type, u32 mask)
+{
+	return alg_tls_do_bind(name);
+}
 #endif
 
 /* A reference to a file that may be on its way out. */

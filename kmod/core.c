@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * core.c - the AF_ALG type "tls": life of an op socket, and the rules that
+ * The AF_ALG type "tls": life of an op socket, and the rules that
  * transmit and receive share
  *
  * Why it exists: it owns struct alg_tls_ctx (see alg_tls.h for the memory and
@@ -292,8 +292,8 @@ static int alg_tls_compat_ioctl(struct socket *sock, unsigned int cmd,
 }
 #endif
 
-/* af_alg sets .owner, so the structure cannot be const. */
-static struct proto_ops alg_tls_ops = {
+/* af_alg sets .owner: a struct proto_ops that cannot be const. */
+static typeof(*((struct af_alg_type *)NULL)->ops) alg_tls_ops = {
 	.family		= PF_ALG,
 	.connect	= sock_no_connect,
 	.socketpair	= sock_no_socketpair,
@@ -332,7 +332,7 @@ static bool alg_tls_may_bind(void)
 	return capable(CAP_NET_ADMIN);
 }
 
-static void *alg_tls_do_bind(const char *name)
+void *alg_tls_do_bind(const char *name)
 {
 	unsigned int i;
 
@@ -343,7 +343,6 @@ static void *alg_tls_do_bind(const char *name)
 			return (void *)&alg_tls_names[i];
 	return ERR_PTR(-ENOENT);
 }
-ALG_TLS_DEFINE_BIND(alg_tls_bind, alg_tls_do_bind)
 
 /* @private of the parent is a line of the table. */
 static void alg_tls_release_name(void *private)

@@ -63,12 +63,29 @@ static void rx_learn_lowat(struct alg_tls_ctx *ctx)
 		ctx->rx.lowat = ctx->sk->sk_rcvlowat;
 }
 
+/*
+ * How much of a record may TCP collect for us?  All of it, if its buffer can
+ * grow.  A buffer locked by SO_RCVBUF overflows when small segments, each
+ * charged with its overhead, bring most of a record: segments are dropped, and
+ * the sender waits for its timer.  And a window that may shrink (a sysctl) can
+ * close without an arrival that would wake anybody.  Then take early.
+ */
+static int rx_most(const struct sock *sk)
+{
+	if (!(sk->sk_userlocks & SOCK_RCVBUF_LOCK) &&
+	    !READ_ONCE(sock_net(sk)->ipv4.sysctl_tcp_shrink_window))
+		return INT_MAX;
+	return max(sk->sk_rcvbuf >> 2, 1);
+}
+
 int alg_tls_rx_settle(struct alg_tls_ctx *ctx, bool asleep)
 {
 	struct alg_tls_rx *rx = &ctx->rx;
 	struct sock *sk = ctx->sk;
+	int most = rx_most(sk);
 	struct rx_rec rec;
 	int whole, err = 0;
+	int need = 1;	/* the reader is to be told of an error */
 
 	rx_learn_lowat(ctx);
 	if (ctx->rxd.err || rx->eof) {
@@ -77,14 +94,15 @@ int alg_tls_rx_settle(struct alg_tls_ctx *ctx, bool asleep)
 		return 0;
 	}
 	whole = alg_tls_rx_look(ctx, &rec);
-	if (!whole && tcp_epollin_ready(sk, INT_MAX) &&
-	    !sock_flag(sk, SOCK_DONE))
+	if (whole >= 0)
+		need = (rec.len ?: ALG_TLS_HDR) - rx->staged_len;
+	if (!whole && !sock_flag(sk, SOCK_DONE) &&
+	    (need > most || tcp_epollin_ready(sk, INT_MAX))) {
 		err = alg_tls_rx_stage(ctx);
-	if (whole < 0)
-		rx->need = 1;	/* the reader is to be told */
-	else
-		rx->need = (rec.len ?: ALG_TLS_HDR) - rx->staged_len;
-	rx_set_lowat(ctx, asleep ? rx->need : max_t(int, rx->need, rx->lowat));
+		need = (rec.len ?: ALG_TLS_HDR) - rx->staged_len;
+	}
+	need = min(need, most);
+	rx_set_lowat(ctx, asleep ? need : max(need, rx->lowat));
 	return err;
 }
 

@@ -484,7 +484,7 @@ int alg_tls_rx_take(struct alg_tls_ctx *ctx, struct rx_call *c,
 	/* nothing is consumed yet: these two leave the record on the wire */
 	if (type != ALG_TLS_T_DATA && !c->ctrl) {
 		WRITE_ONCE(rx->parked, type);
-		err = alg_tls_count_err(ctx, -EIO);
+		err = c->copied ? -EIO : alg_tls_count_err(ctx, -EIO);
 		goto err_drop;
 	}
 	if (c->ctrl && (len || type != ALG_TLS_T_DATA)) {

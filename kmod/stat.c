@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * stat.c - /proc/net/alg_tls_stat, counters per network namespace
+ * /proc/net/alg_tls_stat, counters per network namespace
  *
  * Why it exists: nobody else can prove that a record went through the kernel.
  * The form is that of mainline's /proc/net/tls_stat: a name and a value per
@@ -22,9 +22,35 @@ struct alg_tls_net {
 static unsigned int alg_tls_net_id __read_mostly;
 
 static const char * const alg_tls_stat_names[ALG_TLS_S_MAX] = {
-#define ALG_TLS_STAT_NAME(id, name) [ALG_TLS_S_##id] = name,
-	ALG_TLS_STATS(ALG_TLS_STAT_NAME)
-#undef ALG_TLS_STAT_NAME
+	[ALG_TLS_S_CURRTX] = "AlgTlsCurrTx",
+	[ALG_TLS_S_CURRRX] = "AlgTlsCurrRx",
+	[ALG_TLS_S_TX] = "AlgTlsTx",
+	[ALG_TLS_S_RX] = "AlgTlsRx",
+	[ALG_TLS_S_TXRECORDS] = "AlgTlsTxRecords",
+	[ALG_TLS_S_RXRECORDS] = "AlgTlsRxRecords",
+	[ALG_TLS_S_TXBYTES] = "AlgTlsTxBytes",
+	[ALG_TLS_S_RXBYTES] = "AlgTlsRxBytes",
+	[ALG_TLS_S_TXCONTROL] = "AlgTlsTxControl",
+	[ALG_TLS_S_RXCONTROL] = "AlgTlsRxControl",
+	[ALG_TLS_S_TXREKEY] = "AlgTlsTxRekey",
+	[ALG_TLS_S_RXREKEY] = "AlgTlsRxRekey",
+	[ALG_TLS_S_TXDETACH] = "AlgTlsTxDetach",
+	[ALG_TLS_S_RXDETACH] = "AlgTlsRxDetach",
+	[ALG_TLS_S_SENDFILEBYTES] = "AlgTlsSendfileBytes",
+	[ALG_TLS_S_RXSTAGED] = "AlgTlsRxStaged",
+	[ALG_TLS_S_OPS] = "AlgTlsOps",
+	[ALG_TLS_S_ERRCONTROL] = "AlgTlsErrControl",
+	[ALG_TLS_S_ERRKEY] = "AlgTlsErrNeedKey",
+	[ALG_TLS_S_ERRTAG] = "AlgTlsErrBadTag",
+	[ALG_TLS_S_ERRPROTO] = "AlgTlsErrBadRecord",
+	[ALG_TLS_S_ERRLEN] = "AlgTlsErrLength",
+	[ALG_TLS_S_ERRURG] = "AlgTlsErrUrgent",
+	[ALG_TLS_S_ERRSTALE] = "AlgTlsErrStale",
+	[ALG_TLS_S_ERRNOCLOSE] = "AlgTlsErrNoCloseNotify",
+	[ALG_TLS_S_ERRCUT] = "AlgTlsErrTruncated",
+	[ALG_TLS_S_ERRWRAP] = "AlgTlsErrSeqWrap",
+	[ALG_TLS_S_ERRREUSE] = "AlgTlsErrKeyReuse",
+	[ALG_TLS_S_ERRSHORT] = "AlgTlsErrHandOver",
 };
 
 struct alg_tls_mib __percpu *alg_tls_mib(struct net *net)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * tx.c - transmit: when a record may begin, sendmsg and poll
+ * Transmit: when a record may begin, sendmsg and poll
  *
  * Why it exists: blocking, EAGAIN and the wake-ups that must follow it are the
  * same for sendmsg, splice and the sendfile ioctl; see tx.h for the whole.
@@ -40,8 +40,8 @@ void alg_tls_tx_unlock(struct alg_tls_ctx *ctx, bool push)
 	struct file *file = NULL;
 
 	ctx->tx.broken = false;
-	if (push && ctx->tx.corked) {
-		ctx->tx.corked = false;
+	if (push && ctx->tx.more) {
+		ctx->tx.more = false;
 		file = alg_tls_file_get(ctx);
 	}
 	release_sock(sk);
@@ -58,7 +58,7 @@ void alg_tls_tx_unlock(struct alg_tls_ctx *ctx, bool push)
 /* Before a sleep or EAGAIN: what was held back makes the room we wait for. */
 static bool alg_tls_uncork(struct alg_tls_ctx *ctx)
 {
-	if (!ctx->tx.corked)
+	if (!ctx->tx.more)
 		return false;
 	alg_tls_tx_unlock(ctx, true);
 	lock_sock(ctx->sk);
@@ -74,8 +74,7 @@ static int alg_tls_wait_room(struct alg_tls_ctx *ctx, long *timeo)
 		return 0;
 	sk_set_bit(SOCKWQ_ASYNC_NOSPACE, sk);
 	set_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
-	/* tcp_check_space() wakes only those that it sees waiting */
-	smp_mb__after_atomic();
+	smp_mb__after_atomic(); /* tcp_check_space() wakes whom it sees wait */
 	if (sk_stream_memory_free(sk))
 		return 0;
 	return alg_tls_wait(ctx, &ctx->txd, timeo);
@@ -92,8 +91,8 @@ int alg_tls_tx_wait_memory(struct alg_tls_ctx *ctx, long *timeo)
 		return 0;
 	sk_set_bit(SOCKWQ_ASYNC_NOSPACE, sk);
 	set_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
-	smp_mb__after_atomic();
-	/* no acknowledgement will come that could wake anybody */
+	smp_mb__after_atomic(); /* as above */
+	/* no ACK will come that could wake anybody */
 	if (tcp_rtx_and_write_queues_empty(sk))
 		sk->sk_write_space(sk);
 	if (!*timeo)
@@ -122,7 +121,7 @@ int alg_tls_tx_ready(struct alg_tls_ctx *ctx, long *timeo)
 }
 
 bool alg_tls_tx_push_now(struct alg_tls_ctx *ctx, unsigned int size,
-			     size_t *held)
+			 size_t *held)
 {
 	struct sock *sk = ctx->sk;
 
@@ -257,7 +256,7 @@ static int alg_tls_send_one(struct alg_tls_ctx *ctx, struct iov_iter *iter,
 err_revert:
 	alg_tls_in_free(&in);
 	iov_iter_revert(iter, all - iov_iter_count(iter));
-	return err == -ENOMEM ? -ENOBUFS : err;
+	return err == -ENOMEM || err == -EAGAIN ? -ENOBUFS : err;
 }
 
 /* True if the caller names a type; then @*type is set.  Negative: error. */
@@ -379,8 +378,7 @@ __poll_t alg_tls_poll_out(struct alg_tls_ctx *ctx)
 		return mask | EPOLLOUT | EPOLLWRNORM;
 	set_bit(SOCKWQ_ASYNC_NOSPACE, &sock->wq.flags);
 	set_bit(SOCK_NOSPACE, &sock->flags);
-	/* space may have come between the look and the mark */
-	smp_mb__after_atomic();
+	smp_mb__after_atomic(); /* space may have come since the look */
 	if (__sk_stream_is_writeable(sk, 1))
 		mask |= EPOLLOUT | EPOLLWRNORM;
 	return mask;

@@ -83,6 +83,9 @@ int alg_tls_tx_record(struct alg_tls_ctx *ctx, u8 type, unsigned int n,
 		      unsigned int len, struct alg_tls_out *out, int flags,
 		      bool push);
 
+/* What was promised cannot be sent: TX is over, unlock resets.  -EPIPE. */
+int alg_tls_tx_dead(struct alg_tls_ctx *ctx);
+
 /* ----------------------------------------------------------- tx.c --- */
 
 /* Can anything be sent at all?  As tcp_sendmsg() would see it. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * tx_file.c - ALG_TLS_IOC_SENDFILE: a file in whole records
+ * ALG_TLS_IOC_SENDFILE: a file in whole records
  *
  * Why it exists: sendfile(2) reaches a socket one page per call, with a page
  * reference each.  This walks the pipe itself, sixteen pages at a time.
@@ -103,8 +103,7 @@ static int alg_tls_pipe_record(struct alg_tls_sendfile_state *st,
 	int len, err;
 	bool last;
 
-	if (!alg_tls_tx_charge(ctx->sk, tx_wire_len(&ctx->txd,
-						      ctx->tx.max)))
+	if (!alg_tls_tx_charge(ctx->sk, tx_wire_len(&ctx->txd, ctx->tx.max)))
 		return -ENOBUFS;
 	len = alg_tls_pipe_gather(ctx, pipe, left, &in, &n);
 	err = len;
@@ -115,9 +114,9 @@ static int alg_tls_pipe_record(struct alg_tls_sendfile_state *st,
 		goto out_free;
 	last = len == left;
 	err = alg_tls_tx_record(ctx, ALG_TLS_T_DATA, n, len, &out,
-			     more || !last ? MSG_MORE : 0,
-			     last || alg_tls_tx_push_now(ctx, len, held));
-	if (err == -ENOMEM)
+				more || !last ? MSG_MORE : 0,
+				last || alg_tls_tx_push_now(ctx, len, held));
+	if (err == -ENOMEM || err == -EAGAIN)
 		err = -ENOBUFS;
 	if (!err) {
 		alg_tls_pipe_consume(pipe, len);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * tx_record.c - one record: reserve, seal, hand over
+ * One record: reserve, seal, hand over
  *
  * Why it exists: the promise that a record leaves whole or not at all is kept
  * here; see tx.h for the steps and for who owns which pages.
@@ -50,7 +50,7 @@ void alg_tls_out_free(struct alg_tls_out *out)
  * must never get the same bytes.
  */
 bool alg_tls_out_alloc(struct sock *sk, struct alg_tls_out *out,
-			      unsigned int size)
+		       unsigned int size)
 {
 	struct page_frag *pf = sk_page_frag(sk);
 
@@ -101,6 +101,15 @@ void alg_tls_in_free(struct alg_tls_in *in)
 }
 
 /* --------------------------------------------------------- hand over --- */
+
+/* The stream has a hole: no byte may follow, and the peer must know. */
+int alg_tls_tx_dead(struct alg_tls_ctx *ctx)
+{
+	alg_tls_stat_inc(ctx, ERRSHORT);
+	ctx->tx.broken = true;
+	ctx->txd.err = -EPIPE;
+	return -EPIPE;
+}
 
 /*
  * TCP refuses for three reasons: send buffer, not-sent low-water mark, memory.
@@ -156,15 +165,12 @@ static int alg_tls_hand_over(struct alg_tls_ctx *ctx, struct alg_tls_out *out,
 	/* nothing left us: neither did the nonce */
 	if (!done)
 		return ret ? ret : -EAGAIN;
-	alg_tls_stat_inc(ctx, ERRSHORT);
-	ctx->tx.broken = true;
-	ctx->txd.err = -EPIPE;
-	return -EPIPE;
+	return alg_tls_tx_dead(ctx);
 }
 
 int alg_tls_tx_record(struct alg_tls_ctx *ctx, u8 type, unsigned int n,
-			  unsigned int len, struct alg_tls_out *out, int flags,
-			  bool push)
+		      unsigned int len, struct alg_tls_out *out, int flags,
+		      bool push)
 {
 	struct alg_tls_dir *d = &ctx->txd;
 	struct alg_tls_tx *tx = &ctx->tx;
@@ -209,7 +215,7 @@ int alg_tls_tx_record(struct alg_tls_ctx *ctx, u8 type, unsigned int n,
 		return err;
 
 	alg_tls_seq_next(d);
-	tx->corked = !push || flags & MSG_MORE;
+	tx->more = !push || flags & MSG_MORE;
 	alg_tls_stat_inc(ctx, TXRECORDS);
 	alg_tls_stat_add(ctx, TXBYTES, len);
 	if (type != ALG_TLS_T_DATA)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * tx_splice.c - the open record: sendfile(2) and splice(2) into the op
+ * The open record: sendfile(2) and splice(2) into the op
  *
  * Why it exists: before 6.5 splice comes one page per call.  Pages are
  * referenced until the record is full or splice says that no page follows at
@@ -46,11 +46,12 @@ static int alg_tls_open_seal(struct alg_tls_ctx *ctx, int flags, bool push)
 					     tx_wire_len(&ctx->txd, len)))
 		return -ENOBUFS;
 	err = alg_tls_tx_record(ctx, ALG_TLS_T_DATA, tx->open_n, len, &tx->out,
-			     flags, push);
-	if (err && err != -EPIPE)
+				flags, push);
+	if (err == -ENOMEM || err == -EAGAIN)
 		return -ENOBUFS;
 	alg_tls_tx_drop(ctx);
-	return err;
+	/* these bytes were accepted */
+	return err && err != -EPIPE ? alg_tls_tx_dead(ctx) : err;
 }
 
 int alg_tls_tx_flush(struct alg_tls_ctx *ctx)
@@ -125,6 +126,8 @@ static void alg_tls_open_undo(struct alg_tls_ctx *ctx, unsigned int n)
 	sg->length -= n;
 	if (sg->length)
 		return;
+	if (ctx->txd.cipher->ccm)
+		clear_page(page_address(sg_page(sg)));
 	put_page(sg_page(sg));
 	tx->open_n--;
 	if (!tx->open_n)
@@ -171,7 +174,7 @@ static int alg_tls_page(struct alg_tls_ctx *ctx, struct page *page,
 	last = last && n == size;
 	err = alg_tls_open_seal(ctx, last ? flags : MSG_MORE, last ||
 				alg_tls_tx_push_now(ctx, tx->open_len, &held));
-	if (err && n)
+	if (err == -ENOBUFS && n)
 		alg_tls_open_undo(ctx, n);
 	return err ? err : n;
 }
