@@ -4,6 +4,14 @@
 //! connection needs (the op fd) is handed out and given back by number.
 
 mod alg;
+#[cfg(test)]
+#[allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+mod kernel_test;
 mod parent;
 pub mod sys;
 pub mod uapi;

@@ -62,15 +62,19 @@ fn permanent(errno: Errno) -> bool {
     )
 }
 
+fn ours(fd: i32, cookie: u32) -> bool {
+    sys::cookie(fd).is_ok_and(|now| (now & COOKIE) as u32 == cookie)
+}
+
 impl Parent {
     pub const fn new() -> Parent {
         Parent(AtomicU64::new(0))
     }
 
-    /// The fd if there is one now; makes nothing and asks nobody.
+    /// The fd if there is one now and it is still ours; makes nothing.
     pub fn peek(&self) -> Option<i32> {
         match self.state() {
-            State::Ready { fd, .. } => Some(fd),
+            State::Ready { fd, cookie } if ours(fd, cookie) => Some(fd),
             _ => None,
         }
     }
@@ -83,7 +87,7 @@ impl Parent {
             match self.state() {
                 State::Refused(errno) => return Err(errno),
                 now @ State::Ready { fd, cookie } => {
-                    if sys::cookie(fd).is_ok_and(|c| (c & COOKIE) as u32 == cookie) {
+                    if ours(fd, cookie) {
                         return Ok(fd);
                     }
                     self.replace(now, State::New); // not ours any more, so not closed
@@ -150,8 +154,13 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     fn make() -> Result<i32, Errno> {
+        make_from(200)
+    }
+
+    /// Tests run side by side; one that closes numbers has a range of its own.
+    fn make_from(min: i32) -> Result<i32, Errno> {
         let fd = sys::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0)?;
-        let high = sys::dup_from(fd, 200);
+        let high = sys::dup_from(fd, min);
         sys::close(fd);
         high
     }
@@ -199,7 +208,7 @@ mod tests {
     #[test]
     fn a_number_that_changed_hands_is_never_used() {
         let parent = Parent::new();
-        let Ok(first) = parent.get(make) else {
+        let Ok(first) = parent.get(|| make_from(600)) else {
             panic!("a socket")
         };
         sys::close(first);
@@ -209,7 +218,8 @@ mod tests {
             panic!("a socket")
         };
         let stranger = sys::dup_from(other, first);
-        let Ok(second) = parent.get(make) else {
+        assert_eq!(parent.peek(), None);
+        let Ok(second) = parent.get(|| make_from(600)) else {
             panic!("a new one")
         };
         assert_ne!(Ok(second), stranger);
