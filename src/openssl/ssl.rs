@@ -160,5 +160,8 @@ table! {
         SSL_CTX_set_block_padding_ex: fn(*mut SslCtx, size_t, size_t) -> c_int;
         SSL_is_quic: fn(*const Ssl) -> c_int;
         SSL_is_tls: fn(*const Ssl) -> c_int;
+        SSL_shutdown_ex: fn(*mut Ssl, u64, *const c_void, size_t) -> c_int;
+        SSL_net_read_desired: fn(*mut Ssl) -> c_int;
+        SSL_net_write_desired: fn(*mut Ssl) -> c_int;
     }
 }
