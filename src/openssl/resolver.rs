@@ -125,16 +125,21 @@ pub fn no_crypto(ret: usize) -> bool {
 pub fn bare(ret: usize, name: &CStr) -> *mut c_void {
     errno::preserve(|| {
         let (ssl, crypto) = libs(ret, true);
-        for l in [ssl, crypto].into_iter().flatten() {
-            let p = l.find(name);
-            if !p.is_null() {
-                return p;
-            }
+        let mut p = [ssl, crypto].into_iter().flatten().map(|l| l.find(name)).find(|p| !p.is_null());
+        if p.is_none() {
+            // SAFETY: a C string and the handle that means "after this object".
+            p = Some(unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }).filter(|&p| !is_own(p as usize));
         }
-        // SAFETY: a C string and the handle that means "after this object".
-        let p = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
-        if is_own(p as usize) { null_mut() } else { p }
+        forget_failures();
+        p.unwrap_or(null_mut())
     })
+}
+
+/// Drops the message of a failed look-up of ours, which the program would else find
+/// in its own next dlerror().
+fn forget_failures() {
+    // SAFETY: takes nothing.
+    unsafe { libc::dlerror() };
 }
 
 #[inline]
@@ -163,9 +168,7 @@ fn look_up(ret: usize, slot: Option<&'static Slot>) -> (Lib, Lib) {
         }
         (_, o) => find_crypto(o),
     };
-    // SAFETY: takes nothing; drops the message of a failed look-up of ours, which
-    // the program would else find in its own next dlerror().
-    unsafe { libc::dlerror() };
+    forget_failures();
     let seen = if ssl.is_some() { LIB_COUNT.load(Acquire) } else { seen };
     match (slot, object) {
         (Some(s), _) => fill(s, ssl, crypto, seen),
@@ -430,3 +433,8 @@ pub fn is_own(addr: usize) -> bool {
     }
     addr >= START.load(Relaxed) && addr < END.load(Relaxed)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)] // A test may fail loudly.
+#[path = "resolver_test.rs"]
+mod tests;
