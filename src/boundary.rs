@@ -112,7 +112,10 @@ pub fn guard<R: Copy, F: FnOnce() -> R>(fallback: R, f: F) -> R {
         // once, and nobody else reads it.
         unsafe { (*call).result = ((*call).f.assume_init_read())() };
     }
-    let mut call = Call { f: MaybeUninit::new(f), result: fallback };
+    let mut call = Call {
+        f: MaybeUninit::new(f),
+        result: fallback,
+    };
     // SAFETY: `run` is made for exactly this Call.
     let exception = unsafe { ktlsshim_try(run::<F, R>, (&raw mut call).cast()) };
     if exception.is_null() {
@@ -129,7 +132,9 @@ pub fn guard<R: Copy, F: FnOnce() -> R>(fallback: R, f: F) -> R {
 extern "C" fn failed(exception: *mut c_void) {
     BROKEN.store(true, Relaxed);
     // SAFETY: a Rust exception that we own since the landing.
-    let payload = catch_unwind(AssertUnwindSafe(|| unsafe { _Unwind_RaiseException(exception) }));
+    let payload = catch_unwind(AssertUnwindSafe(|| unsafe {
+        _Unwind_RaiseException(exception)
+    }));
     // Its destructor could panic in turn, and the memory does not matter any more.
     core::mem::forget(payload);
     crate::errno::set(libc::EPIPE);
@@ -152,7 +157,11 @@ mod tests {
     use super::*;
 
     fn fails(why: i32) -> i32 {
-        if core::hint::black_box(why) != 0 { std::panic::panic_any(why) } else { 7 }
+        if core::hint::black_box(why) != 0 {
+            std::panic::panic_any(why)
+        } else {
+            7
+        }
     }
 
     #[test]
@@ -160,7 +169,10 @@ mod tests {
         assert_eq!(guard(-1, || fails(0)), 7);
         for _ in 0..3 {
             crate::errno::set(0);
-            assert_eq!((guard(-1, || fails(1)), crate::errno::get()), (-1, libc::EPIPE));
+            assert_eq!(
+                (guard(-1, || fails(1)), crate::errno::get()),
+                (-1, libc::EPIPE)
+            );
             assert!(!std::thread::panicking());
         }
         assert_eq!(guard(-1, || guard(-2, || fails(1)) * 10), -20);
@@ -198,7 +210,10 @@ mod tests {
         let (mut id, mut result) = (0, core::ptr::null_mut());
         // SAFETY: a thread of ours, cancelled and joined once.
         unsafe {
-            assert_eq!(libc::pthread_create(&mut id, core::ptr::null(), thread, core::ptr::null_mut()), 0);
+            assert_eq!(
+                libc::pthread_create(&mut id, core::ptr::null(), thread, core::ptr::null_mut()),
+                0
+            );
             std::thread::sleep(std::time::Duration::from_millis(100));
             assert_eq!(pthread_cancel(id), 0);
             assert_eq!(libc::pthread_join(id, &mut result), 0);

@@ -13,11 +13,11 @@ use crate::sys::libc_style as raw;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicUsize, Ordering::*};
 use libc::{
-    SYS_close, SYS_close_range, SYS_connect, SYS_dup, SYS_dup2, SYS_dup3, SYS_fcntl, SYS_getsockopt, SYS_ioctl,
-    SYS_preadv2, SYS_pwritev2, SYS_read, SYS_readv, SYS_recvfrom, SYS_recvmmsg, SYS_recvmsg, SYS_sendfile,
-    SYS_sendmmsg, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_shutdown, SYS_splice, SYS_tee, SYS_vmsplice,
-    SYS_write, SYS_writev, c_int, c_uint, c_void, iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t,
-    ssize_t, timespec,
+    SYS_close, SYS_close_range, SYS_connect, SYS_dup, SYS_dup2, SYS_dup3, SYS_fcntl,
+    SYS_getsockopt, SYS_ioctl, SYS_preadv2, SYS_pwritev2, SYS_read, SYS_readv, SYS_recvfrom,
+    SYS_recvmmsg, SYS_recvmsg, SYS_sendfile, SYS_sendmmsg, SYS_sendmsg, SYS_sendto, SYS_setsockopt,
+    SYS_shutdown, SYS_splice, SYS_tee, SYS_vmsplice, SYS_write, SYS_writev, c_int, c_uint, c_void,
+    iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec,
 };
 
 const NEW: usize = 0;
@@ -33,7 +33,8 @@ fn find(cell: &AtomicUsize, name: &CStr) -> usize {
         return if now > ABSENT { now } else { 0 };
     }
     // SAFETY: a C string and the handle that means "after this object".
-    let p = crate::errno::preserve(|| unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }) as usize;
+    let p =
+        crate::errno::preserve(|| unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }) as usize;
     // Never ourselves, however odd the search order is (P6).
     let ours = p != 0 && crate::openssl::resolver::is_own(p);
     let state = if p <= ABSENT || ours { ABSENT } else { p };
@@ -174,6 +175,30 @@ macro_rules! variadic {
     };
 }
 variadic!(fcntl, "C", FCNTL, c"fcntl", SYS_fcntl, c_int, usize);
-variadic!(ioctl, "C", IOCTL, c"ioctl", SYS_ioctl, libc::c_ulong, *mut c_void);
-variadic!(fcntl_unwinding, "C-unwind", FCNTL, c"fcntl", SYS_fcntl, c_int, usize);
-variadic!(ioctl_unwinding, "C-unwind", IOCTL, c"ioctl", SYS_ioctl, libc::c_ulong, *mut c_void);
+variadic!(
+    ioctl,
+    "C",
+    IOCTL,
+    c"ioctl",
+    SYS_ioctl,
+    libc::c_ulong,
+    *mut c_void
+);
+variadic!(
+    fcntl_unwinding,
+    "C-unwind",
+    FCNTL,
+    c"fcntl",
+    SYS_fcntl,
+    c_int,
+    usize
+);
+variadic!(
+    ioctl_unwinding,
+    "C-unwind",
+    IOCTL,
+    c"ioctl",
+    SYS_ioctl,
+    libc::c_ulong,
+    *mut c_void
+);

@@ -14,8 +14,8 @@ use crate::ops::{fd as fds, io};
 use crate::{fdtable, real, thread};
 use core::cell::Cell;
 use libc::{
-    MSG_DONTWAIT, MSG_WAITFORONE, c_int, c_uint, c_ulong, c_void, iovec, mmsghdr, msghdr, off_t, size_t, sockaddr,
-    socklen_t, ssize_t, timespec,
+    MSG_DONTWAIT, MSG_WAITFORONE, c_int, c_uint, c_ulong, c_void, iovec, mmsghdr, msghdr, off_t,
+    size_t, sockaddr, socklen_t, ssize_t, timespec,
 };
 use redhook::hook;
 
@@ -55,7 +55,10 @@ fn foreign(fd: c_int) -> bool {
 
 #[inline(always)]
 fn part(b: *const c_void, n: size_t) -> [iovec; 1] {
-    [iovec { iov_base: b.cast_mut(), iov_len: n }]
+    [iovec {
+        iov_base: b.cast_mut(),
+        iov_len: n,
+    }]
 }
 
 /// The program's buffers; none if the array is not one (the real call says so).
@@ -95,7 +98,9 @@ fn slow_recvmsg(fd: c_int, m: *mut msghdr, flags: c_int) -> ssize_t {
 
 #[cold]
 fn slow_sendmsg(fd: c_int, m: *const msghdr, flags: c_int) -> ssize_t {
-    guard(-1, || io::send(fd, pieces(m), flags, &|| slow!(sendmsg(fd, m, flags))))
+    guard(-1, || {
+        io::send(fd, pieces(m), flags, &|| slow!(sendmsg(fd, m, flags)))
+    })
 }
 
 /// Many messages: like one call each, until one fails or comes short.
@@ -119,7 +124,11 @@ fn each(v: *mut mmsghdr, n: c_uint, one: impl Fn(&mut mmsghdr, bool) -> ssize_t)
 }
 
 fn nowait(flags: c_int) -> c_int {
-    if flags & RWF_NOWAIT != 0 { MSG_DONTWAIT } else { 0 }
+    if flags & RWF_NOWAIT != 0 {
+        MSG_DONTWAIT
+    } else {
+        0
+    }
 }
 
 // Receiving.

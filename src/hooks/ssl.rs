@@ -70,10 +70,18 @@ traced! { resolver::no_ssl;
 fn quic(ret: usize, s: *const Ssl) -> bool {
     let table = resolver::caller(ret).ssl;
     // SAFETY: the program's own object.
-    table.and_then(|t| t.SSL_is_quic).is_some_and(|f| unsafe { f(s) } != 0)
+    table
+        .and_then(|t| t.SSL_is_quic)
+        .is_some_and(|f| unsafe { f(s) } != 0)
 }
 
-unsafe fn shutdown_ex(ret: usize, s: *mut Ssl, flags: u64, args: *const c_void, len: usize) -> c_int {
+unsafe fn shutdown_ex(
+    ret: usize,
+    s: *mut Ssl,
+    flags: u64,
+    args: *const c_void,
+    len: usize,
+) -> c_int {
     let real = resolver::caller(ret).ssl.and_then(|t| t.SSL_shutdown_ex);
     match real {
         // SAFETY: the program's own call.
@@ -84,7 +92,9 @@ unsafe fn shutdown_ex(ret: usize, s: *mut Ssl, flags: u64, args: *const c_void, 
 }
 
 unsafe fn net_read_desired(ret: usize, s: *mut Ssl) -> c_int {
-    let real = resolver::caller(ret).ssl.and_then(|t| t.SSL_net_read_desired);
+    let real = resolver::caller(ret)
+        .ssl
+        .and_then(|t| t.SSL_net_read_desired);
     match real {
         // SAFETY: the program's own call.
         Some(f) if quic(ret, s) => unsafe { f(s) },
@@ -94,7 +104,9 @@ unsafe fn net_read_desired(ret: usize, s: *mut Ssl) -> c_int {
 }
 
 unsafe fn net_write_desired(ret: usize, s: *mut Ssl) -> c_int {
-    let real = resolver::caller(ret).ssl.and_then(|t| t.SSL_net_write_desired);
+    let real = resolver::caller(ret)
+        .ssl
+        .and_then(|t| t.SSL_net_write_desired);
     match real {
         // SAFETY: the program's own call.
         Some(f) if quic(ret, s) => unsafe { f(s) },

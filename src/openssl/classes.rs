@@ -141,7 +141,10 @@ pub const GROUPS: &[Group] = &[
 ];
 
 pub fn class(name: &str) -> Option<Class> {
-    GROUPS.iter().find(|g| g.names.contains(&name)).map(|g| g.class)
+    GROUPS
+        .iter()
+        .find(|g| g.names.contains(&name))
+        .map(|g| g.class)
 }
 
 #[cfg(test)]

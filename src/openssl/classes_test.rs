@@ -7,23 +7,36 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const LIB_DIR: &str = "usr/lib/x86_64-linux-gnu";
-const HEADER_DIRS: [&str; 2] = ["usr/include/openssl", "usr/include/x86_64-linux-gnu/openssl"];
+const HEADER_DIRS: [&str; 2] = [
+    "usr/include/openssl",
+    "usr/include/x86_64-linux-gnu/openssl",
+];
 
 fn libssl(root: &Path) -> PathBuf {
     let dir = root.join(LIB_DIR);
     let mut found: Vec<PathBuf> = std::fs::read_dir(&dir)
         .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
         .map(|f| f.unwrap().path())
-        .filter(|p| p.file_name().unwrap().to_str().is_some_and(|n| n.starts_with("libssl.so.")))
+        .filter(|p| {
+            p.file_name()
+                .unwrap()
+                .to_str()
+                .is_some_and(|n| n.starts_with("libssl.so."))
+        })
         .collect();
     found.sort();
-    found.pop().unwrap_or_else(|| panic!("no libssl in {}", dir.display()))
+    found
+        .pop()
+        .unwrap_or_else(|| panic!("no libssl in {}", dir.display()))
 }
 
 fn exports(lib: &Path) -> BTreeSet<String> {
     let data = std::fs::read(lib).unwrap();
     let elf = object::File::parse(&*data).unwrap();
-    elf.dynamic_symbols().filter(|s| s.is_definition()).map(|s| s.name().unwrap().to_owned()).collect()
+    elf.dynamic_symbols()
+        .filter(|s| s.is_definition())
+        .map(|s| s.name().unwrap().to_owned())
+        .collect()
 }
 
 /// All headers as one text without comments and preprocessor lines.
@@ -35,7 +48,11 @@ fn headers(root: &Path) -> String {
             text += "\n;\n";
         }
     }
-    assert!(!text.is_empty(), "no OpenSSL headers below {}: install libssl-dev", root.display());
+    assert!(
+        !text.is_empty(),
+        "no OpenSSL headers below {}: install libssl-dev",
+        root.display()
+    );
     let mut plain = String::new();
     let mut rest = text.as_str();
     while let Some((code, comment)) = rest.split_once("/*") {
@@ -44,7 +61,11 @@ fn headers(root: &Path) -> String {
     }
     plain += rest;
     let joined = plain.replace("\\\n", " ");
-    joined.lines().filter(|l| !l.trim_start().starts_with('#')).flat_map(|l| [l, "\n"]).collect()
+    joined
+        .lines()
+        .filter(|l| !l.trim_start().starts_with('#'))
+        .flat_map(|l| [l, "\n"])
+        .collect()
 }
 
 /// The parameters of each prototype of `name`, without those of callbacks in it.
@@ -92,7 +113,10 @@ fn every_function_of_every_known_libssl_is_classified() {
         for name in exports(&lib) {
             let prototypes = parameters(&text, &name);
             // PEM_*_SSL_SESSION come from a macro and take a SSL_SESSION.
-            assert!(!prototypes.is_empty() || name.starts_with("PEM_"), "{name} has no prototype");
+            assert!(
+                !prototypes.is_empty() || name.starts_with("PEM_"),
+                "{name} has no prototype"
+            );
             if prototypes.iter().any(|p| takes_ssl(p)) {
                 taken += 1;
                 if class(&name).is_none() {
@@ -100,8 +124,16 @@ fn every_function_of_every_known_libssl_is_classified() {
                 }
             }
         }
-        assert!(taken > 200, "{}: only {taken} functions found: the parser is broken", lib.display());
-        assert!(missing.is_empty(), "{}: nobody decided about {missing:?}", lib.display());
+        assert!(
+            taken > 200,
+            "{}: only {taken} functions found: the parser is broken",
+            lib.display()
+        );
+        assert!(
+            missing.is_empty(),
+            "{}: nobody decided about {missing:?}",
+            lib.display()
+        );
     }
 }
 
@@ -115,7 +147,10 @@ fn the_parser_sees_what_it_should() {
 
 #[test]
 fn hook_means_exported() {
-    let listed: BTreeSet<&str> = include_str!("../exports.txt").lines().filter(|l| !l.starts_with('#')).collect();
+    let listed: BTreeSet<&str> = include_str!("../exports.txt")
+        .lines()
+        .filter(|l| !l.starts_with('#'))
+        .collect();
     let mut names = BTreeSet::new();
     for group in GROUPS {
         for name in group.names {
@@ -123,7 +158,14 @@ fn hook_means_exported() {
             assert_eq!(group.class == Class::Hook, listed.contains(name), "{name}");
         }
     }
-    for name in listed.iter().filter(|n| n.starts_with("SSL_") && !n.starts_with("SSL_CTX_")) {
-        assert_eq!(class(name), Some(Class::Hook), "{name} is exported but not classified as a hook");
+    for name in listed
+        .iter()
+        .filter(|n| n.starts_with("SSL_") && !n.starts_with("SSL_CTX_"))
+    {
+        assert_eq!(
+            class(name),
+            Some(Class::Hook),
+            "{name} is exported but not classified as a hook"
+        );
     }
 }

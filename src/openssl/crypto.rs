@@ -6,9 +6,11 @@ use libc::{c_char, c_int, c_long, c_void, size_t};
 #[allow(non_snake_case)]
 pub struct Table {
     pub BIO_read: unsafe extern "C-unwind" fn(*mut Bio, *mut c_void, c_int) -> c_int,
-    pub BIO_read_ex: unsafe extern "C-unwind" fn(*mut Bio, *mut c_void, size_t, *mut size_t) -> c_int,
+    pub BIO_read_ex:
+        unsafe extern "C-unwind" fn(*mut Bio, *mut c_void, size_t, *mut size_t) -> c_int,
     pub BIO_write: unsafe extern "C-unwind" fn(*mut Bio, *const c_void, c_int) -> c_int,
-    pub BIO_write_ex: unsafe extern "C-unwind" fn(*mut Bio, *const c_void, size_t, *mut size_t) -> c_int,
+    pub BIO_write_ex:
+        unsafe extern "C-unwind" fn(*mut Bio, *const c_void, size_t, *mut size_t) -> c_int,
     pub BIO_puts: unsafe extern "C-unwind" fn(*mut Bio, *const c_char) -> c_int,
     pub BIO_gets: unsafe extern "C-unwind" fn(*mut Bio, *mut c_char, c_int) -> c_int,
     pub BIO_ctrl: unsafe extern "C-unwind" fn(*mut Bio, c_int, c_long, *mut c_void) -> c_long,

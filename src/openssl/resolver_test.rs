@@ -16,7 +16,9 @@ fn open(name: &Path) -> Handle {
 fn path_of(addr: usize) -> PathBuf {
     let o = Object::of(addr).unwrap();
     // SAFETY: the loader's string of a library that stays.
-    PathBuf::from(std::ffi::OsStr::from_bytes(unsafe { CStr::from_ptr(o.name) }.to_bytes()))
+    PathBuf::from(std::ffi::OsStr::from_bytes(
+        unsafe { CStr::from_ptr(o.name) }.to_bytes(),
+    ))
 }
 
 /// One test: the copies that a process holds are process-wide state.
@@ -24,13 +26,19 @@ fn path_of(addr: usize) -> PathBuf {
 fn each_caller_gets_its_own_openssl() {
     let here = each_caller_gets_its_own_openssl as *const () as usize;
     assert!(is_own(here) && !is_own(libc::abort as *const () as usize));
-    assert!(no_ssl(here) && caller(here).crypto.is_none(), "something loaded OpenSSL before the test");
+    assert!(
+        no_ssl(here) && caller(here).crypto.is_none(),
+        "something loaded OpenSSL before the test"
+    );
     crate::errno::set(99);
 
     let ssl = open(Path::new("libssl.so.3"));
     let in_ssl = ssl.symbol(c"SSL_read") as usize;
     let in_crypto = ssl.symbol(c"BIO_read") as usize;
-    assert_ne!(Object::of(in_ssl).unwrap().start, Object::of(in_crypto).unwrap().start);
+    assert_ne!(
+        Object::of(in_ssl).unwrap().start,
+        Object::of(in_crypto).unwrap().start
+    );
 
     // libcrypto alone is known first: no libssl is invented for it...
     let c = caller(in_crypto);
@@ -69,12 +77,17 @@ fn each_caller_gets_its_own_openssl() {
     assert!(bare(in_ssl, c"SSL_no_such_function").is_null());
     assert_eq!(crate::errno::get(), 99);
     // SAFETY: takes nothing.
-    assert!(unsafe { libc::dlerror() }.is_null(), "a failed look-up of ours was left for the program");
+    assert!(
+        unsafe { libc::dlerror() }.is_null(),
+        "a failed look-up of ours was left for the program"
+    );
 
     // Threads that meet a caller first together agree.
     let tables: Vec<usize> = std::thread::scope(|scope| {
         let all: Vec<_> = (0..8)
-            .map(|i| scope.spawn(move || core::ptr::from_ref(caller(in_ssl + i).ssl.unwrap()) as usize))
+            .map(|i| {
+                scope.spawn(move || core::ptr::from_ref(caller(in_ssl + i).ssl.unwrap()) as usize)
+            })
             .collect();
         all.into_iter().map(|t| t.join().unwrap()).collect()
     });
