@@ -1,18 +1,36 @@
-//! ktlsshim
+//! ktlsshim: kernel TLS for OpenSSL programs that nobody has to change.
+//!
+//! A map of the house, from the street to the cellar:
+//!
+//! | room | what it is |
+//! |---|---|
+//! | `hooks` | the exported symbols of libc, libssl and libcrypto; thin |
+//! | `ops` | what a hooked call does |
+//! | `conn` | one TLS connection: lanes, virtual wire, proof, attach |
+//! | `record`, `keys` | TLS records and key schedules over the process's libcrypto |
+//! | `backend` | the kernel TLS socket (`kmod/uapi/algif_tls.h`) |
+//! | `openssl` | finding libssl and libcrypto, and their functions |
+//! | `fdtable`, `thread`, `process` | which fd, which call, which process |
+//! | `config`, `reason`, `report` | what the user says, and is told |
+//! | `boundary`, `errno`, `real`, `sys` | the edge to C |
+
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")))]
 compile_error!("the shim knows glibc on x86_64 Linux only");
 
+pub mod backend;
 pub mod boundary;
 pub mod config;
 pub mod conn;
 pub mod errno;
 pub mod fdtable;
 pub mod hooks;
+pub mod keys;
 pub mod openssl;
 pub mod ops;
 pub mod process;
 pub mod real;
 pub mod reason;
+pub mod record;
 pub mod report;
 pub mod sys;
 pub mod thread;

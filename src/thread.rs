@@ -132,6 +132,12 @@ fn gone(addr: usize, sp: usize) -> bool {
     addr < sp && sp - addr < ONE_STACK
 }
 
+/// A number that no other living thread of this process has.
+#[inline(always)]
+pub fn identity() -> usize {
+    slot() as usize
+}
+
 /// Drops stale frames and returns how many are left.
 fn settle(sp: usize) -> usize {
     let s = slot();

@@ -109,6 +109,7 @@ struct alg_tls_attach {
 	__u32	flags;
 	__u16	tx_max;
 	__u16	reserved;
+
 	__u8	tx[ALG_TLS_CRYPTO_INFO_SIZE] __attribute__((aligned(8)));
 	__u8	rx[ALG_TLS_CRYPTO_INFO_SIZE] __attribute__((aligned(8)));
 };
@@ -130,7 +131,7 @@ struct alg_tls_attach {
 struct alg_tls_detach {
 	__u32	size;
 	__u32	dir;
-	__u64	staged __attribute__((aligned(8)));
+	__aligned_u64	staged;
 	__u32	staged_len;
 	__u32	reserved;
 	__u8	rec_seq[8];
@@ -151,7 +152,7 @@ struct alg_tls_detach {
 struct alg_tls_sendfile {
 	__s32	fd;
 	__u32	flags;
-	__u64	offset __attribute__((aligned(8)));
+	__aligned_u64	offset;
 	__u64	count;
 };
 

@@ -2,10 +2,12 @@
 //! tables of the functions of whichever copies the process itself has loaded.
 //! Nothing here links to OpenSSL, and no object is ever looked into.
 
+pub mod ask;
 pub mod classes;
 pub mod crypto;
 pub mod resolver;
 pub mod ssl;
+pub mod table;
 
 use libc::{c_char, c_int, c_long, c_void};
 

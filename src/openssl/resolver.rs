@@ -290,7 +290,8 @@ fn register(o: &Object) -> Lib {
     let has = |name: &CStr| !fresh.find(name).is_null();
     let (has_ssl, has_crypto) = (has(SSL_PROBE), has(CRYPTO_PROBE));
     if has_crypto {
-        fresh.crypto = crypto::Table::resolve(&mut |n| fresh.find(n))
+        // SAFETY: one loaded object that defines libcrypto's names; it stays loaded.
+        fresh.crypto = unsafe { crypto::Table::resolve(&mut |n| fresh.find(n)) }
             .and_then(|t| Some(&*crate::sys::immortal(t)?));
     } else if has_ssl {
         fresh.crypto = owner(handle.symbol(CRYPTO_PROBE)).and_then(|l| l.crypto);

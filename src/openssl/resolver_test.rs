@@ -21,10 +21,30 @@ fn path_of(addr: usize) -> PathBuf {
     ))
 }
 
-/// One test: the copies that a process holds are process-wide state.
+/// The copies that a process holds are process-wide state, and other tests load
+/// libcrypto too: so this one runs in a process of its own.
 #[test]
 fn each_caller_gets_its_own_openssl() {
-    let here = each_caller_gets_its_own_openssl as *const () as usize;
+    const ALONE: &str = "KTLSSHIM_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return alone();
+    }
+    let name = "openssl::resolver::tests::each_caller_gets_its_own_openssl";
+    let run = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(
+        run.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+}
+
+fn alone() {
+    let here = alone as *const () as usize;
     assert!(is_own(here) && !is_own(libc::abort as *const () as usize));
     assert!(
         no_ssl(here) && caller(here).crypto.is_none(),

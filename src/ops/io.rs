@@ -1,10 +1,121 @@
-//! STAND-IN: replaced at merge.
-use libc::{c_int, c_void, iovec};
-pub fn recv(_fd: i32, _iov: &[iovec], _flags: i32, real: &dyn Fn() -> isize) -> isize { real() }
-pub fn send(_fd: i32, _iov: &[iovec], _flags: i32, real: &dyn Fn() -> isize) -> isize { real() }
-pub fn bulk(_out: i32, _in: i32, real: &dyn Fn() -> isize) -> isize { real() }
-pub fn ioctl(_fd: i32, _request: u64, _arg: *mut c_void, real: &dyn Fn() -> c_int) -> c_int { real() }
-pub fn setsockopt(_fd: i32, _level: i32, _name: i32, _value: *const c_void, _len: u32, real: &dyn Fn() -> c_int) -> c_int { real() }
-pub fn getsockopt(_fd: i32, _level: i32, _name: i32, _value: *mut c_void, _len: *mut u32, real: &dyn Fn() -> c_int) -> c_int { real() }
-pub fn shutdown(_fd: i32, _how: i32, real: &dyn Fn() -> c_int) -> c_int { real() }
-pub fn connect(_fd: i32, real: &dyn Fn() -> c_int) -> c_int { real() }
+//! libc calls that move bytes, or ask about them.
+//!
+//! A call is ours when the table says that its fd carries a connection, or when
+//! it happens inside an SSL call of this thread, where a new fd may turn out to
+//! be the connection's.
+
+use core::ffi::{c_int, c_void};
+
+use crate::conn::{self, Connection, ConnId, Dir, Lane, mark, slab};
+use crate::errno;
+use crate::fdtable::{self, Entry};
+use crate::thread;
+
+/// Who owns `fd` in this direction?
+fn owner(fd: i32, dir: Dir) -> Option<(ConnId, &'static Connection)> {
+    if let Some(frame) = thread::top() {
+        if let Some(inner) = slab::by_id(frame.conn) {
+            if inner.half(dir).fd.load(core::sync::atomic::Ordering::Acquire) != fd
+                && inner.half(dir).lane() == Lane::Watch
+            {
+                inner.claim_fd(frame.conn, fd, dir);
+            }
+        }
+    }
+    conn::of_fd(fd)
+}
+
+/// read, readv, recv, recvfrom, recvmsg, …; `real` is the very call that was made.
+pub fn recv(fd: i32, iov: &[libc::iovec], flags: i32, real: &dyn Fn() -> isize) -> isize {
+    match owner(fd, Dir::Rx) {
+        Some((id, conn)) => conn.libc_recv(id, iov, flags, real),
+        None if fdtable::entry(fd) == Entry::Own => errno::fail(libc::EBADF),
+        None => real(),
+    }
+}
+
+/// write, writev, send, sendto, sendmsg, …
+pub fn send(fd: i32, iov: &[libc::iovec], flags: i32, real: &dyn Fn() -> isize) -> isize {
+    match owner(fd, Dir::Tx) {
+        Some((id, conn)) => conn.libc_send(id, iov, flags, real),
+        None if fdtable::entry(fd) == Entry::Own => errno::fail(libc::EBADF),
+        None => real(),
+    }
+}
+
+/// sendfile, splice, vmsplice, tee: bytes that would pass by the translation.
+/// EINVAL is what these calls say about descriptors that cannot do it; programs
+/// then read and write.
+pub fn bulk(out: i32, from: i32, real: &dyn Fn() -> isize) -> isize {
+    let translated = |fd: i32, dir: Dir| {
+        conn::of_fd(fd).is_some_and(|(_, conn)| {
+            let half = conn.half(dir);
+            half.lane() == Lane::Kernel && !half.closed.load(core::sync::atomic::Ordering::Acquire)
+        })
+    };
+    if translated(out, Dir::Tx) || translated(from, Dir::Rx) {
+        return errno::fail(libc::EINVAL);
+    }
+    real()
+}
+
+/// FIONREAD counts what a raw read would return before the TCP queue's own.
+pub fn ioctl(fd: i32, request: u64, arg: *mut c_void, real: &dyn Fn() -> i32) -> i32 {
+    let outcome = real();
+    if outcome == 0 && request == libc::FIONREAD && !arg.is_null() {
+        if let Some((_, conn)) = conn::of_fd(fd) {
+            let more = conn.wire_bytes();
+            // SAFETY: FIONREAD has just written an int here.
+            unsafe { *arg.cast::<c_int>() = (*arg.cast::<c_int>()).saturating_add(more as c_int) };
+        }
+    }
+    outcome
+}
+
+pub fn setsockopt(
+    fd: i32,
+    level: i32,
+    name: i32,
+    _value: *const c_void,
+    _len: u32,
+    real: &dyn Fn() -> i32,
+) -> i32 {
+    const TCP_ULP: i32 = 31;
+    let outcome = real();
+    if level == libc::IPPROTO_TCP && name == TCP_ULP && outcome == 0 {
+        // OpenSSL's own kernel TLS: the connection is its from here (R14).
+        let framed = thread::top().and_then(|frame| slab::by_id(frame.conn));
+        if let Some(conn) = framed.or_else(|| conn::of_fd(fd).map(|(_, conn)| conn)) {
+            conn.mark(mark::OPENSSL_KTLS);
+            conn.refuse(crate::reason::Reason::OpensslKtls);
+        }
+    }
+    outcome
+}
+
+pub fn getsockopt(
+    _fd: i32,
+    _level: i32,
+    _name: i32,
+    _value: *mut c_void,
+    _len: *mut u32,
+    real: &dyn Fn() -> i32,
+) -> i32 {
+    real()
+}
+
+/// Goes through as it is: the op socket sees the TCP socket's own state.
+pub fn shutdown(_fd: i32, _how: i32, real: &dyn Fn() -> i32) -> i32 {
+    real()
+}
+
+/// A socket that is connected anew is no connection that we know.
+pub fn connect(fd: i32, real: &dyn Fn() -> i32) -> i32 {
+    if let Some((id, conn)) = conn::of_fd(fd) {
+        if conn.rx.lane() != Lane::Kernel && conn.tx.lane() != Lane::Kernel {
+            fdtable::clear_if(fd, id);
+            conn.fd_closed(fd);
+        }
+    }
+    real()
+}

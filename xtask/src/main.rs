@@ -1,1 +1,80 @@
-fn main() {}
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask`: how people build, lint and test ktlsshim. One verb per chore, one file per verb;
+//! everything that a verb makes or fetches lies under `target/`.
+
+mod build;
+mod clean;
+mod demo;
+mod demo_guest;
+mod demo_judge;
+mod demo_table;
+mod dmesg;
+mod doctor;
+mod fetch;
+mod here;
+mod host;
+mod image;
+mod kernel;
+mod lint;
+mod paths;
+mod ports;
+mod qemu;
+mod shell;
+mod test;
+mod vm;
+
+use clap::{Parser, Subcommand};
+
+/// Chores of ktlsshim
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run a command in a throwaway virtual machine with the kernel module
+    Vm(vm::Vm),
+    /// The same, interactively
+    Shell(shell::Shell),
+    /// Build the shim and the kernel module
+    Build(build::Build),
+    /// Run all tests: on this machine, then in the virtual machine
+    Test(test::Test),
+    /// Check form and hygiene of the Rust and C sources
+    Lint(lint::Lint),
+    /// Say what is missing on this machine, and what brings it
+    Doctor(doctor::Doctor),
+    /// Remove what runs left behind
+    Clean(clean::Clean),
+    /// Show the main job: nginx and curl, with and without ktlsshim
+    Demo(demo::Demo),
+}
+
+fn main() {
+    let result = match Cli::parse().verb {
+        Verb::Vm(verb) => verb.run(),
+        Verb::Shell(verb) => verb.run(),
+        Verb::Build(verb) => verb.run(),
+        Verb::Test(verb) => verb.run(),
+        Verb::Lint(verb) => verb.run(),
+        Verb::Doctor(verb) => verb.run(),
+        Verb::Clean(verb) => verb.run(),
+        Verb::Demo(verb) => verb.run(),
+    };
+    match result {
+        Ok(status) => std::process::exit(status),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            // As env, nohup and timeout do: 125 is the tool's own failure, not the command's.
+            std::process::exit(125);
+        }
+    }
+}

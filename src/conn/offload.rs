@@ -1,0 +1,507 @@
+//! Prove, then offload.
+//!
+//! Tried after every outermost SSL call until both directions are settled. Keys
+//! are installed only when the last record that OpenSSL itself sealed (tx) or
+//! accepted (rx) opens with them: the tag proves key and sequence number
+//! together. Where no such record can exist yet (all of TLS 1.3 receiving), the
+//! peer's Finished must open under the handshake secret, and the kernel's first
+//! open is the proof, because a bad tag there consumes nothing.
+//!
+//! Any doubt leaves the direction with OpenSSL, and nothing on the wire changes.
+
+use core::sync::atomic::Ordering;
+
+use super::{Connection, Dir, Half, Lane, discover, mark};
+use crate::backend::{Backend, CryptoInfo, alg};
+use crate::config::config;
+use crate::fdtable;
+use crate::keys::{self, Suite, TrafficKeys, Version};
+use crate::openssl::{self, Ssl, ssl::Table};
+use crate::process::{self, Phase};
+use crate::reason::Reason;
+use crate::record::cipher::{PROOF_SPAN, RecordCipher};
+use crate::record::messages::FINISHED;
+use crate::record::stream::Stream;
+use crate::{boundary, errno};
+
+use super::rx::{DATA, HANDSHAKE, SEALED_MAX};
+
+/// After so many records that no key opens, the direction stays with OpenSSL.
+const PATIENCE: u8 = 8;
+/// From here on openssl.cnf can pad records without any call that we could hook.
+const PADDING_BY_CONFIG: u64 = 0x3040_0000;
+
+/// A direction that is ready to go.
+struct Ready {
+    keys: TrafficKeys,
+    /// Number of the next record.
+    seq: u64,
+    /// TLS 1.2 AES: explicit nonce of the next record we send.
+    nonce: [u8; 8],
+}
+
+enum Verdict {
+    Ready(Ready),
+    /// Ask again after the next SSL call.
+    Later(Reason),
+    Never(Reason),
+}
+
+use Verdict::{Later, Never};
+
+impl Connection {
+    /// Called when an outermost SSL call of this connection returns.
+    ///
+    /// # Safety
+    /// `s` is this connection's live SSL object.
+    pub unsafe fn try_offload(&self, table: &'static Table, s: *mut Ssl) {
+        if self.rx.lane() != Lane::Watch && self.tx.lane() != Lane::Watch {
+            return;
+        }
+        // SAFETY: `s` is live, as the caller vouches.
+        if unsafe { (table.SSL_in_init)(s) } != 0 {
+            return;
+        }
+        // SAFETY: as above.
+        errno::preserve(|| unsafe { self.settle(table, s) });
+    }
+
+    /// # Safety
+    /// As for `try_offload`; the handshake is complete.
+    unsafe fn settle(&self, table: &'static Table, s: *mut Ssl) {
+        // SAFETY: `s` is live.
+        unsafe { self.identify(table, s) };
+        if let Some(reason) = self.ruled_out() {
+            return self.refuse(reason);
+        }
+        // SAFETY: `s` is live.
+        let suite = match unsafe { suite_of(table, s) } {
+            Ok(suite) => suite,
+            Err(reason) => return self.refuse(reason),
+        };
+        if let Err(e) = alg().usable(suite.aead) {
+            self.rx.first_seq.store(e as u64, Ordering::Relaxed);
+            return self.refuse(Reason::BackendUnavailable);
+        }
+        self.unmark(mark::EARLY_DATA);
+        if let Some(mut secrets) = self.secrets.lock() {
+            secrets.suite = Some(suite);
+        }
+        // SAFETY: `s` is live, here and below.
+        unsafe { self.look_at_bios(table, s) };
+        let tx = unsafe { self.weigh(Dir::Tx, table, s, suite) };
+        let rx = unsafe { self.weigh(Dir::Rx, table, s, suite) };
+        if tx.is_none() && rx.is_none() {
+            return;
+        }
+        // SAFETY: `s` is live.
+        let tx_max = unsafe { self.fragment(table, s) };
+        self.install(suite, tx, rx, tx_max);
+        if self.rx.lane() != Lane::Watch && self.tx.lane() != Lane::Watch {
+            if let Some(mut secrets) = self.secrets.lock() {
+                secrets.wipe_handshake();
+            }
+        }
+    }
+
+    /// # Safety
+    /// `s` is live.
+    unsafe fn identify(&self, table: &'static Table, s: *mut Ssl) {
+        let Some(mut identity) = self.identity.lock() else { return };
+        identity.role = if table.is_server(s as usize) { "server" } else { "client" };
+        // SAFETY: getters of a live SSL; the strings are the library's own.
+        unsafe {
+            identity.version = match (table.SSL_version)(s) {
+                0x0304 => "TLSv1.3",
+                0x0303 => "TLSv1.2",
+                0x0302 => "TLSv1.1",
+                0x0301 => "TLSv1",
+                _ => "other",
+            };
+            let cipher = (table.SSL_get_current_cipher)(s);
+            if !cipher.is_null() {
+                let name = (table.SSL_CIPHER_get_name)(cipher);
+                if !name.is_null() {
+                    identity.cipher = core::ffi::CStr::from_ptr(name).to_bytes();
+                }
+            }
+            let sni = (table.SSL_get_servername)(s, 0);
+            if !sni.is_null() {
+                let sni = core::ffi::CStr::from_ptr(sni).to_bytes();
+                let n = sni.len().min(identity.sni.len());
+                if let (Some(to), Some(from)) = (identity.sni.get_mut(..n), sni.get(..n)) {
+                    to.copy_from_slice(from);
+                }
+                identity.sni_len = n as u8;
+            }
+        }
+    }
+
+    fn ruled_out(&self) -> Option<Reason> {
+        if process::phase() != Phase::Running {
+            return Some(Reason::Exiting);
+        }
+        if boundary::broken() {
+            return Some(Reason::Panic);
+        }
+        if self.is(mark::OPENSSL_KTLS) {
+            return Some(Reason::OpensslKtls);
+        }
+        if self.is(mark::HIDDEN) {
+            return Some(Reason::OwnBioHidden);
+        }
+        if self.is(mark::TWO_SOCKETS) {
+            return Some(Reason::TwoSockets);
+        }
+        None
+    }
+
+    /// # Safety
+    /// As for `settle`.
+    unsafe fn weigh(&self, dir: Dir, table: &'static Table, s: *mut Ssl, suite: Suite) -> Option<Ready> {
+        let half = self.half(dir);
+        if half.lane() != Lane::Watch {
+            return None;
+        }
+        // SAFETY: as the caller vouches.
+        let verdict = unsafe {
+            match dir {
+                Dir::Tx => self.weigh_tx(table, s, suite),
+                Dir::Rx => self.weigh_rx(table, s, suite),
+            }
+        };
+        match verdict {
+            Verdict::Ready(ready) => return Some(ready),
+            Later(reason) => half.reason.set(reason),
+            Never(reason) => half.refuse(reason),
+        }
+        None
+    }
+
+    /// What both directions ask first.
+    fn gate(&self, half: &Half) -> Option<Verdict> {
+        if half.fd.load(Ordering::Acquire) < 0 {
+            let other = if self.is(mark::NOT_TCP) { Reason::NotTcp } else { Reason::NoFd };
+            return Some(Never(other));
+        }
+        if !half.level() {
+            return Some(Later(Reason::BytesParked));
+        }
+        None
+    }
+
+    unsafe fn weigh_tx(&self, table: &'static Table, s: *mut Ssl, suite: Suite) -> Verdict {
+        if !config().tx {
+            return Never(Reason::Disabled);
+        }
+        if self.is(mark::PADDING) {
+            return Never(Reason::RecordPadding);
+        }
+        if let Some(verdict) = self.gate(&self.tx) {
+            return verdict;
+        }
+        let Some(mut side) = self.write.lock() else { return Later(Reason::Pending) };
+        if side.trace.broken() {
+            return Never(Reason::StreamMismatch);
+        }
+        if !side.trace.at_border() {
+            return Later(Reason::BytesParked);
+        }
+        if !self.tx.was_kernel.load(Ordering::Acquire) && side.carried != side.produced {
+            return Never(Reason::StreamMismatch);
+        }
+        // SAFETY: `s` is live.
+        let Some(keys) = (unsafe { self.keys(Dir::Tx, table, s, suite) }) else {
+            return Never(Reason::NoSecrets);
+        };
+        let generation = self.generation(Dir::Tx, table, s);
+        let Some(found) = prove(table, &keys, &mut side.trace, generation) else {
+            drop(side);
+            return self.unproved(Dir::Tx, table, s, suite);
+        };
+        if found.padding != 0 {
+            return Never(Reason::RecordPadding);
+        }
+        if table.crypto.version() >= PADDING_BY_CONFIG && suite.version == Version::Tls13 && found.kind != DATA {
+            return Later(Reason::Pending);
+        }
+        let nonce = u64::from_be_bytes(found.explicit).wrapping_add(1).to_be_bytes();
+        Verdict::Ready(Ready { keys, seq: found.seq + 1, nonce })
+    }
+
+    unsafe fn weigh_rx(&self, table: &'static Table, s: *mut Ssl, suite: Suite) -> Verdict {
+        if !config().rx {
+            return Never(Reason::Disabled);
+        }
+        if let Some(verdict) = self.gate(&self.rx) {
+            return verdict;
+        }
+        // SAFETY: `s` is live.
+        if unsafe { (table.SSL_has_pending)(s) } != 0 || self.held.load(Ordering::Acquire) != 0 {
+            return Later(Reason::BytesParked);
+        }
+        let Some(mut side) = self.read.lock() else { return Later(Reason::Pending) };
+        if side.trace.broken() {
+            return Never(Reason::StreamMismatch);
+        }
+        if !side.trace.at_border() {
+            return Later(Reason::BytesParked);
+        }
+        // SAFETY: `s` is live.
+        let Some(keys) = (unsafe { self.keys(Dir::Rx, table, s, suite) }) else {
+            return Never(Reason::NoSecrets);
+        };
+        let generation = self.generation(Dir::Rx, table, s);
+        if let Some(found) = prove(table, &keys, &mut side.trace, generation) {
+            return Verdict::Ready(Ready { keys, seq: found.seq + 1, nonce: [0; 8] });
+        }
+        if suite.version == Version::Tls13 && generation == 0 {
+            let finished = self.handshake_keys(Dir::Rx, table, s, suite)
+                .and_then(|hs| prove(table, &hs, &mut side.trace, 0));
+            if finished.is_some_and(|found| found.kind == HANDSHAKE && found.first == Some(FINISHED)) {
+                return Verdict::Ready(Ready { keys, seq: 0, nonce: [0; 8] });
+            }
+        }
+        drop(side);
+        self.unproved(Dir::Rx, table, s, suite)
+    }
+
+    /// No record opened: is that because there is none yet?
+    fn unproved(&self, dir: Dir, table: &'static Table, s: *mut Ssl, suite: Suite) -> Verdict {
+        if dir == Dir::Tx && suite.version == Version::Tls13 {
+            let own_finished = self.handshake_keys(dir, table, s, suite).and_then(|hs| {
+                let mut side = self.write.lock()?;
+                prove(table, &hs, &mut side.trace, 0)
+            });
+            if own_finished.is_some() {
+                return Later(Reason::Pending);
+            }
+        }
+        if self.half(dir).failed_proofs.fetch_add(1, Ordering::Relaxed) >= PATIENCE {
+            return Never(Reason::ProofFailed);
+        }
+        Later(Reason::ProofFailed)
+    }
+
+    fn handshake_keys(&self, dir: Dir, table: &'static Table, s: *mut Ssl, suite: Suite) -> Option<TrafficKeys> {
+        let server = table.is_server(s as usize);
+        self.secrets.lock()?.handshake13(table.crypto, suite, server, dir)
+    }
+
+    fn generation(&self, dir: Dir, table: &'static Table, s: *mut Ssl) -> u32 {
+        let server = table.is_server(s as usize);
+        self.secrets.lock().map_or(0, |secrets| secrets.generation(server, dir))
+    }
+
+    /// # Safety
+    /// `s` is live.
+    unsafe fn keys(&self, dir: Dir, table: &'static Table, s: *mut Ssl, suite: Suite) -> Option<TrafficKeys> {
+        let server = table.is_server(s as usize);
+        if suite.version == Version::Tls13 {
+            return self.secrets.lock()?.keys13(table.crypto, suite, server, dir);
+        }
+        // SAFETY: `s` is live; the session is only looked at here.
+        let pair = unsafe { keys12(table, s, suite)? };
+        Some(if server == (dir == Dir::Tx) { pair.server } else { pair.client })
+    }
+
+    /// Plaintext bytes per record: what the program set, and what the peer asked
+    /// for by max_fragment_length (RFC 6066 §4).
+    ///
+    /// # Safety
+    /// `s` is live.
+    unsafe fn fragment(&self, table: &'static Table, s: *mut Ssl) -> u16 {
+        let own = self.max_fragment.load(Ordering::Relaxed);
+        // SAFETY: `s` is live; the session belongs to it.
+        let peer = unsafe {
+            let session = (table.SSL_get_session)(s);
+            if session.is_null() { 0 } else { (table.SSL_SESSION_get_max_fragment_length)(session) }
+        };
+        let peer = if (1..=4).contains(&peer) { 256u16 << peer } else { 0 };
+        match (own, peer) {
+            (0, n) | (n, 0) => n,
+            (a, b) => a.min(b),
+        }
+    }
+
+    fn install(&self, suite: Suite, tx: Option<Ready>, rx: Option<Ready>, tx_max: u16) {
+        let (tx_fd, rx_fd) = (self.tx.fd.load(Ordering::Acquire), self.rx.fd.load(Ordering::Acquire));
+        let together = tx_fd >= 0 && rx_fd >= 0 && discover::same_socket(tx_fd, rx_fd);
+        if together {
+            self.attach(suite, tx_fd, tx, rx, tx_max);
+        } else {
+            self.attach(suite, tx_fd, tx, None, tx_max);
+            self.attach(suite, rx_fd, None, rx, 0);
+        }
+    }
+
+    fn attach(&self, suite: Suite, fd: i32, tx: Option<Ready>, rx: Option<Ready>, tx_max: u16) {
+        let tx = tx.filter(|_| self.tx.begin_switch());
+        let rx = rx.filter(|_| self.rx.begin_switch());
+        let outcome = self.attach_shut(suite, fd, tx.as_ref(), rx.as_ref(), tx_max);
+        for (half, ready) in [(&self.tx, &tx), (&self.rx, &rx)] {
+            if ready.is_none() {
+                continue;
+            }
+            if let Err(e) = outcome {
+                half.first_seq.store(e as u64, Ordering::Relaxed);
+                half.refuse(Reason::AttachRefused);
+            }
+            half.end_switch();
+        }
+        if outcome.is_ok() {
+            if let Some(mut secrets) = self.secrets.lock() {
+                if let Some(ready) = tx {
+                    secrets.tx = Some(ready.keys);
+                }
+                if let Some(ready) = rx {
+                    secrets.rx = Some(ready.keys);
+                }
+            }
+        }
+    }
+
+    /// Raw calls of the directions concerned are shut out.
+    fn attach_shut(&self, suite: Suite, fd: i32, tx: Option<&Ready>, rx: Option<&Ready>, tx_max: u16) -> Result<(), i32> {
+        if tx.is_none() && rx.is_none() {
+            return Ok(());
+        }
+        let op = self.op_for(suite, fd, tx.is_some())?;
+        let info = |ready: &Ready| -> CryptoInfo { ready.keys.crypto_info(ready.seq, ready.nonce) };
+        let (tx_info, rx_info) = (tx.map(info), rx.map(info));
+        alg().attach(op, fd, tx_info.as_ref(), rx_info.as_ref(), tx_max)?;
+        if let Some(ready) = tx {
+            if let Some(mut side) = self.write.lock() {
+                side.begin(ready.seq);
+            }
+            self.take_over(&self.tx, op, ready.seq);
+        }
+        if let Some(ready) = rx {
+            if let Some(mut side) = self.read.lock() {
+                side.begin(ready.seq);
+            }
+            self.take_over(&self.rx, op, ready.seq);
+        }
+        Ok(())
+    }
+
+    fn take_over(&self, half: &Half, op: i32, seq: u64) {
+        half.op.store(op, Ordering::Release);
+        half.first_seq.store(seq, Ordering::Relaxed);
+        half.was_kernel.store(true, Ordering::Release);
+        half.closed.store(false, Ordering::Release);
+        half.set_lane(Lane::Kernel, Reason::Offloaded);
+    }
+
+    /// The op socket that belongs to this TCP socket, or a new one.
+    fn op_for(&self, suite: Suite, fd: i32, for_tx: bool) -> Result<i32, i32> {
+        let (mine, other) = if for_tx { (&self.tx, &self.rx) } else { (&self.rx, &self.tx) };
+        let own = mine.op.load(Ordering::Acquire);
+        if own >= 0 {
+            return Ok(own);
+        }
+        let theirs = other.op.load(Ordering::Acquire);
+        if theirs >= 0 && discover::same_socket(fd, other.fd.load(Ordering::Acquire)) {
+            return Ok(theirs);
+        }
+        let op = alg().open(suite.aead)?;
+        if !fdtable::set_own(op) {
+            crate::backend::sys::close(op);
+            return Err(libc::EMFILE);
+        }
+        Ok(op)
+    }
+
+    /// Which BIOs does the program use? Decides how EAGAIN is met (R4–R6).
+    ///
+    /// # Safety
+    /// `s` is live.
+    unsafe fn look_at_bios(&self, table: &'static Table, s: *mut Ssl) {
+        if self.is(mark::BIOS_KNOWN) {
+            return;
+        }
+        // SAFETY: `s` is live, and so are its BIOs.
+        let (rbio, wbio) = unsafe { ((table.SSL_get_rbio)(s), (table.SSL_get_wbio)(s)) };
+        // SAFETY: as above.
+        let types = unsafe { [(table.crypto.BIO_method_type)(rbio), (table.crypto.BIO_method_type)(wbio)] };
+        let [read, write] = types;
+        if read != openssl::BIO_TYPE_SOCKET && !unsafe { table.crypto.is_safe_bio(rbio) } {
+            self.mark(mark::WARY_READ);
+        }
+        if write != openssl::BIO_TYPE_SOCKET {
+            self.mark(mark::OWN_WBIO);
+        }
+        self.mark(mark::BIOS_KNOWN);
+    }
+}
+
+/// # Safety
+/// `s` is live.
+unsafe fn suite_of(table: &'static Table, s: *mut Ssl) -> Result<Suite, Reason> {
+    // SAFETY: `s` is live; the cipher belongs to the library.
+    let (version, cipher) = unsafe { ((table.SSL_version)(s), (table.SSL_get_current_cipher)(s)) };
+    let version = Version::from_wire(version as u16).ok_or(Reason::NotTls)?;
+    if cipher.is_null() {
+        return Err(Reason::UnknownCipher);
+    }
+    // SAFETY: as above.
+    let id = unsafe { (table.SSL_CIPHER_get_id)(cipher) };
+    Suite::from_id(version, id as u16).ok_or(Reason::UnknownCipher)
+}
+
+/// # Safety
+/// `s` is live.
+unsafe fn keys12(table: &'static Table, s: *mut Ssl, suite: Suite) -> Option<keys::Pair> {
+    let mut master = keys::Secret::<48>::zero();
+    let (mut client, mut server) = ([0u8; 32], [0u8; 32]);
+    // SAFETY: the buffers are as long as said; `s` and its session are live.
+    unsafe {
+        let session = (table.SSL_get_session)(s);
+        if session.is_null()
+            || (table.SSL_SESSION_get_master_key)(session, master.bytes_mut().as_mut_ptr(), 48) != 48
+            || (table.SSL_get_client_random)(s, client.as_mut_ptr(), 32) != 32
+            || (table.SSL_get_server_random)(s, server.as_mut_ptr(), 32) != 32
+        {
+            return None;
+        }
+    }
+    keys::traffic::tls12(table.crypto, suite, master.bytes(), &client, &server)
+}
+
+struct Proved {
+    seq: u64,
+    kind: u8,
+    first: Option<u8>,
+    padding: usize,
+    explicit: [u8; 8],
+}
+
+/// Opens the last whole record of the trace. Its number follows from how many
+/// records went by, less those of earlier keys, of which there are few.
+fn prove(table: &'static Table, keys: &TrafficKeys, trace: &mut Stream, generation: u32) -> Option<Proved> {
+    let suite = keys.suite();
+    let mut cipher = RecordCipher::new(table.crypto, keys)?;
+    let record = trace.last()?;
+    let mut out = super::rx::sized(Vec::new(), SEALED_MAX)?;
+    let mut attempt = |seq: u64| {
+        let opened = cipher.open(seq, record, &mut out).ok()?;
+        Some(Proved {
+            seq,
+            kind: opened.kind,
+            first: out.first().copied().filter(|_| opened.len != 0),
+            padding: opened.padding,
+            explicit: opened.explicit,
+        })
+    };
+    let proved = if suite.version == Version::Tls12 {
+        attempt(trace.records_since_ccs().checked_sub(1)?)
+    } else if generation == 0 {
+        let newest = trace.records().checked_sub(1)?;
+        (0..PROOF_SPAN).map_while(|back| newest.checked_sub(back)).find_map(&mut attempt)
+    } else {
+        (0..PROOF_SPAN).find_map(&mut attempt)
+    };
+    zeroize::Zeroize::zeroize(&mut out);
+    proved
+}
+

@@ -1,0 +1,109 @@
+//! SSL_sendfile.
+//!
+//! Fast: the kernel reads the file and seals its pages, without a copy through
+//! the process. After one "1" to `BIO_CTRL_GET_KTLS_SEND` the call is owed for
+//! ever (R13): where the kernel does not have the direction, the file is read into
+//! a buffer of the connection's and goes through SSL_write; the buffer stays until
+//! OpenSSL has taken it, so that a retry never reads the file again.
+
+use core::ffi::c_int;
+use core::sync::atomic::Ordering;
+
+use crate::backend::{Backend, alg};
+use crate::conn::rx::sized;
+use crate::conn::{Connection, Half, mark};
+use crate::errno;
+use crate::openssl::{Ssl, resolver, ssl::Table};
+use crate::thread;
+
+use super::call::{self, AtFd};
+use super::transmit;
+
+const PIECE: usize = 16_384;
+
+/// # Safety
+/// As libssl's SSL_sendfile.
+pub unsafe fn sendfile(ret: usize, s: *mut Ssl, fd: c_int, off: i64, size: usize, flags: c_int) -> isize {
+    let Some(table) = resolver::caller(ret).ssl else { return -1 };
+    // SAFETY: the program's own promise about `s`, here and below.
+    if let Some((_, conn)) = unsafe { call::known(table, s) } {
+        let idle = conn.write_state.load(Ordering::Acquire) == transmit::IDLE;
+        let buffered = conn.file_left.load(Ordering::Acquire) != 0;
+        let inside = thread::any_frame() && thread::top().is_some_and(|frame| frame.ssl == s as usize);
+        if !inside {
+            let mode = unsafe { transmit::mode(table, s) };
+            if idle && !buffered && unsafe { transmit::is_fast(table, conn, s, mode) } {
+                return by_kernel(conn, fd, off, size);
+            }
+            if conn.is(mark::PROMISED) {
+                return unsafe { by_openssl(ret, table, conn, s, fd, off, size) };
+            }
+        }
+    }
+    let real = |t: &'static Table| t.SSL_sendfile.map_or(-1, |f| unsafe { f(s, fd, off, size, flags) });
+    unsafe { call::around(ret, s, -1, AtFd::default(), real) }
+}
+
+fn by_kernel(conn: &Connection, fd: c_int, off: i64, size: usize) -> isize {
+    conn.unmark(mark::SENDFILE_WANTS);
+    let op = conn.tx.op.load(Ordering::Acquire);
+    let mut at = off as u64;
+    match alg().sendfile(op, fd, &mut at, size, libc::MSG_NOSIGNAL) {
+        Ok(sent) => {
+            Half::add(&conn.tx.fast_bytes, sent);
+            Half::add(&conn.tx.sendfile_bytes, sent);
+            Half::add(&conn.tx.fast_calls, 1);
+            if !conn.is(mark::FAST_SUCCESS) {
+                conn.mark(mark::FAST_SUCCESS);
+            }
+            sent as isize
+        }
+        Err(e) => {
+            conn.unmark(mark::FAST_SUCCESS);
+            if e == libc::EAGAIN || e == libc::EINTR {
+                conn.mark(mark::SENDFILE_WANTS);
+            }
+            errno::fail(e)
+        }
+    }
+}
+
+unsafe fn by_openssl(
+    ret: usize,
+    _table: &'static Table,
+    conn: &Connection,
+    s: *mut Ssl,
+    fd: c_int,
+    off: i64,
+    size: usize,
+) -> isize {
+    if conn.file_left.load(Ordering::Acquire) == 0 {
+        let taken = conn.write.lock().and_then(|mut side| sized(core::mem::take(&mut side.file), PIECE));
+        let Some(mut file) = taken else { return errno::fail(libc::ENOMEM) };
+        // SAFETY: the buffer has PIECE bytes.
+        let got = unsafe { libc::pread(fd, file.as_mut_ptr().cast(), size.min(PIECE), off) };
+        let Some(mut side) = conn.write.lock() else { return errno::fail(libc::EAGAIN) };
+        side.file = file;
+        side.file_at = 0;
+        if got <= 0 {
+            return got;
+        }
+        conn.file_left.store(got as usize, Ordering::Release);
+    }
+    let Some((from, len)) = conn.write.lock().and_then(|side| {
+        let len = conn.file_left.load(Ordering::Acquire);
+        side.file.get(side.file_at..side.file_at + len).map(|bytes| (bytes.as_ptr(), len))
+    }) else {
+        return errno::fail(libc::EAGAIN);
+    };
+    // The buffer is not touched by anyone until OpenSSL has taken it.
+    // SAFETY: `from` and `len` describe it.
+    let done = unsafe { transmit::write(ret, s, from.cast(), len as c_int) };
+    if done > 0 {
+        if let Some(mut side) = conn.write.lock() {
+            side.file_at += done as usize;
+        }
+        conn.file_left.fetch_sub(done as usize, Ordering::AcqRel);
+    }
+    done as isize
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which cryptography runs below, and that nothing of the keys stays behind.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use ktlsshim_tests::keys::random;
+use ktlsshim_tests::net::crypto_user;
+use ktlsshim_tests::*;
+
+/// name → (driver, priority, references) of `/proc/crypto`.
+fn drivers() -> Vec<(String, String, i64, i64)> {
+    let text = std::fs::read_to_string("/proc/crypto").unwrap();
+    text.split("\n\n")
+        .filter_map(|block| {
+            let field = |name: &str| {
+                block.lines().find_map(|l| {
+                    let (key, value) = l.split_once(':')?;
+                    (key.trim() == name).then(|| value.trim().to_owned())
+                })
+            };
+            let number = |name| field(name)?.parse().ok();
+            Some((field("name")?, field("driver")?, number("priority")?, number("refcnt")?))
+        })
+        .collect()
+}
+
+fn works(version: Version, cipher: Cipher) {
+    let mut link = Link::new(version, cipher);
+    for len in [1, 15, 4096, 16384, 40_000] {
+        let data = random(len);
+        link.push(&data);
+        let (op, copy) = (link.op.clone(), data.clone());
+        let reader = std::thread::spawn(move || op.recv_exact(copy.len()));
+        link.peer.data(&data);
+        assert!(reader.join().unwrap() == data);
+    }
+}
+
+/// The fast driver is flagged asynchronous: who masks that flag gets one that
+/// costs eighteen times as much.
+#[test]
+fn the_fast_gcm_driver_is_used() {
+    in_vm(|| {
+        drop(Link::any());
+        let best = drivers()
+            .into_iter()
+            .filter(|(name, ..)| name == "gcm(aes)")
+            .max_by_key(|(_, _, priority, _)| *priority)
+            .expect("gcm(aes)");
+        let idle = best.3;
+        let link = Link::any();
+        let held = drivers().into_iter().find(|d| d.1 == best.1).expect("driver").3;
+        assert!(held > idle, "{} is the best and is not used", best.1);
+        drop(link);
+    });
+}
+
+/// D13: the request has room for whatever the algorithm keeps in it. Each
+/// driver is made the preferred one in turn; the last one is truly
+/// asynchronous (a crypto daemon's queue).
+#[test]
+fn d13_several_aead_drivers() {
+    in_vm(|| {
+        works(Version::Tls13, Cipher::Aes128Gcm);
+        works(Version::Tls12, Cipher::Aes128Ccm);
+        works(Version::Tls13, Cipher::ChaCha20);
+        let cases = [
+            ("gcm_base(ctr(aes-generic),ghash-generic)", "gcm(aes)", Cipher::Aes128Gcm),
+            ("cryptd(gcm_base(ctr(aes-generic),ghash-generic))", "gcm(aes)", Cipher::Aes256Gcm),
+            ("ccm_base(ctr(aes-generic),cbcmac(aes-generic))", "ccm(aes)", Cipher::Aes128Ccm),
+            (
+                "rfc7539(chacha20-generic,poly1305-generic)",
+                "rfc7539(chacha20,poly1305)",
+                Cipher::ChaCha20,
+            ),
+        ];
+        for (driver, name, cipher) in cases {
+            crypto_user(driver, 9000).unwrap_or_else(|e| panic!("{driver}: {e:?}"));
+            let best = drivers().into_iter().filter(|d| d.0 == name).max_by_key(|d| d.2);
+            assert_eq!(best.expect("a driver").1, driver);
+            works(Version::Tls12, cipher);
+            works(Version::Tls13, cipher);
+            crypto_user(driver, 1).expect("priority back");
+        }
+    });
+}
+
+/// Physical memory as `/proc/kcore` shows it: the direct map.
+fn memory_holds(needle: &[u8], masked: bool) -> usize {
+    let kcore = File::open("/proc/kcore").expect("/proc/kcore");
+    let mut head = vec![0; 64];
+    kcore.read_exact_at(&mut head, 0).unwrap();
+    let word = |b: &[u8], at: usize| u64::from_le_bytes(b[at..at + 8].try_into().unwrap());
+    let (table, count) = (word(&head, 32), u16::from_le_bytes([head[56], head[57]]));
+    // The needle is kept inverted, so that our own memory is no hit.
+    let plain: Vec<u8> = if masked { needle.iter().map(|b| !b).collect() } else { needle.to_vec() };
+    let finder = memchr::memmem::Finder::new(&plain);
+    let mut hits = 0;
+    let mut block = vec![0; 1 << 20];
+    for i in 0..u64::from(count) {
+        let mut ph = vec![0; 56];
+        kcore.read_exact_at(&mut ph, table + i * 56).unwrap();
+        let (kind, offset, at, len) = (ph[0], word(&ph, 8), word(&ph, 16), word(&ph, 32));
+        // The direct map of x86-64 starts here without KASLR.
+        let direct = (0xffff_8880_0000_0000..0xffff_c880_0000_0000).contains(&at);
+        if kind != 1 || !direct {
+            continue;
+        }
+        let mut from = 0;
+        while from < len {
+            let n = (block.len() as u64).min(len - from) as usize;
+            if kcore.read_exact_at(&mut block[..n], offset + from).is_ok() {
+                hits += finder.find_iter(&block[..n]).count();
+                // Our copy of a hit must not be one for the next search.
+                block[..n].fill(0);
+            }
+            from += n as u64;
+        }
+    }
+    hits
+}
+
+/// Keys are cleansed: after detach and close no page of memory holds them.
+#[test]
+fn no_key_stays_in_memory() {
+    in_vm(|| {
+        let (near, _far) = net::pair();
+        let op = Op::new("gcm(aes)");
+        let hidden = {
+            let mut keys = Keys::random(Version::Tls13, Cipher::Aes256Gcm);
+            let mut attach = op::Attach::new(
+                std::os::fd::AsRawFd::as_raw_fd(&near),
+                Some(&keys),
+                None,
+            );
+            let mut bytes = attach.bytes();
+            sys::setsockopt(&op, op::SOL_ALG, op::ALG_TLS_ATTACH, &bytes).expect("attach");
+            let hidden: Vec<u8> = keys.key.iter().map(|b| !b).collect();
+            for copy in [&mut keys.key[..], &mut attach.tx, &mut bytes] {
+                copy.fill(0);
+                std::hint::black_box(&copy);
+            }
+            hidden
+        };
+        op.send_all(b"use it");
+        let used = memory_holds(&hidden, true);
+        assert!(used > 0, "the search finds a key that is in use");
+        op.detach(Dir::Tx).expect("detach");
+        drop(op);
+        drop(near);
+        let left = memory_holds(&hidden, true);
+        assert_eq!(left, 0, "copies of a key that is gone (of {used})");
+    });
+}

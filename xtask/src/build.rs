@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask build`: the shim as it is shipped, and the module for a kernel.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::kernel::Kernel;
+use crate::paths;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Part {
+    /// target/release/libktlsshim.so (target/debug with --debug)
+    Shim,
+    /// target/kernels/NAME/kmod/algif_tls.ko
+    Kmod,
+}
+
+#[derive(Args, Debug)]
+pub struct Build {
+    /// Only this part
+    #[arg(value_enum)]
+    pub part: Option<Part>,
+    /// The kernel to build the module for
+    #[arg(long, value_enum, default_value = "6.1")]
+    pub kernel: Kernel,
+    /// Build the shim optimised (the default: it is what the virtual machine preloads)
+    #[arg(long, conflicts_with = "debug")]
+    pub release: bool,
+    /// Build the shim without optimisation
+    #[arg(long)]
+    pub debug: bool,
+}
+
+impl Build {
+    pub fn run(self) -> Result<i32> {
+        if self.part != Some(Part::Kmod) {
+            shim(!self.debug)?;
+        }
+        if self.part != Some(Part::Shim) {
+            let module = self.kernel.prepare()?.build_module()?;
+            println!("{}", module.display());
+        }
+        Ok(0)
+    }
+}
+
+/// cargo shows its own progress; a build that is up to date says nothing.
+pub fn shim(release: bool) -> Result<()> {
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--package", "ktlsshim"]);
+    if release {
+        build.arg("--release");
+    }
+    if !build.status().context("cannot run cargo")?.success() {
+        bail!("the shim does not build");
+    }
+    let profile = if release { "release" } else { "debug" };
+    println!(
+        "{}",
+        paths::target()
+            .join(profile)
+            .join("libktlsshim.so")
+            .display()
+    );
+    Ok(())
+}
+
+/// The cargo that runs us, in the workspace.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(paths::workspace());
+    cargo
+}

@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask test`: unit tests on this machine, everything else in the virtual machine.
+//!
+//! Each test program gets a boot of its own: a kernel that dies takes one program's results along,
+//! not all. Every test that a program lists must report; one that does not (the program or the
+//! kernel died) counts as failed, and so does a kernel warning.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use regex::Regex;
+use serde_json::Value;
+
+use crate::build::{self, cargo};
+use crate::vm::Machine;
+use crate::{host, paths};
+
+/// What compiling the workspace's tests takes besides Rust.
+pub const BUILD_PACKAGES: &[&str] = &["gcc", "libc6-dev", "libssl-dev", "pkg-config"];
+
+/// What the tests run.
+pub const RUN_PACKAGES: &[&str] = &[
+    "nginx-light",
+    "haproxy",
+    "curl",
+    "wrk",
+    "openssl",
+    "python3",
+    "strace",
+    "procps",
+    "psmisc",
+    "iproute2",
+    "kmod",
+];
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The last line is `N passed, M failed`. The exit status is 0 only if nothing failed, the kernel did not
+complain, and (without --unit) at least one test ran in the virtual machine.
+
+    cargo xtask test
+    cargo xtask test --unit
+    cargo xtask test handback            tests whose name contains it
+    cargo xtask test --program wire      only tests/tests/wire.rs")]
+pub struct Test {
+    /// Only tests whose name contains this
+    pub filter: Option<String>,
+    /// Only the unit tests, on this machine
+    #[arg(long)]
+    pub unit: bool,
+    /// Only this test program (tests/tests/NAME.rs); may be given several times
+    #[arg(long, value_name = "NAME", conflicts_with = "unit")]
+    pub program: Vec<String>,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+    in_vm: usize,
+    trouble: Vec<String>,
+}
+
+struct Program {
+    name: String,
+    path: PathBuf,
+    manifest_dir: PathBuf,
+}
+
+impl Test {
+    pub fn run(self) -> Result<i32> {
+        let mut tally = Tally::default();
+        if self.program.is_empty()
+            && let Err(e) = self.unit_tests(&mut tally)
+        {
+            tally.failed += 1;
+            tally.trouble.push(format!("{e:#}"));
+        }
+        if !self.unit {
+            if let Err(e) = self.vm_tests(&mut tally) {
+                tally.failed += 1;
+                tally.trouble.push(format!("{e:#}"));
+            }
+            if tally.in_vm == 0 {
+                tally
+                    .trouble
+                    .push("no test ran in the virtual machine".into());
+            }
+        } else if tally.passed + tally.failed == 0 {
+            tally.trouble.push("no unit test ran".into());
+        }
+        println!();
+        tally.trouble.iter().for_each(|t| println!("test: {t}"));
+        if tally.ignored > 0 {
+            println!(
+                "test: {} ignored (neither passed nor failed)",
+                tally.ignored
+            );
+        }
+        println!("{} passed, {} failed", tally.passed, tally.failed);
+        Ok(if tally.failed == 0 && tally.trouble.is_empty() {
+            0
+        } else {
+            1
+        })
+    }
+
+    fn unit_tests(&self, tally: &mut Tally) -> Result<()> {
+        let mut all = programs(&["--package", "ktlsshim", "--lib"], tally)?;
+        let target = paths::xtask_target().display().to_string();
+        let own = [
+            "--package",
+            "xtask",
+            "--bin",
+            "xtask",
+            "--target-dir",
+            &target,
+        ];
+        all.extend(programs(&own, tally)?);
+        for program in all {
+            let expected = self.listed(&program)?;
+            if expected.is_empty() {
+                continue;
+            }
+            host::say(&format!("unit tests of {} (this machine)", program.name));
+            let mut run = Command::new(&program.path);
+            run.args(&self.filter).current_dir(&program.manifest_dir);
+            run.env("CARGO_MANIFEST_DIR", &program.manifest_dir);
+            let output = run.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            print!("{text}");
+            let mut reading = Reading::default();
+            text.lines().for_each(|l| reading.take(l));
+            reading.settle(&program.name, &expected, output.status.success(), tally);
+        }
+        Ok(())
+    }
+
+    fn vm_tests(&self, tally: &mut Tally) -> Result<()> {
+        host::need_packages(BUILD_PACKAGES)?;
+        host::need_packages(RUN_PACKAGES)?;
+        host::say("building the shim, the module and the test programs");
+        build::shim(true)?;
+        if !self.machine.no_module {
+            self.machine.kernel.prepare()?.build_module()?;
+        }
+        let mut selection = vec!["--package", "ktlsshim-tests"];
+        self.program
+            .iter()
+            .for_each(|p| selection.extend(["--test", p]));
+        for program in programs(&selection, tally)? {
+            let expected = self.listed(&program)?;
+            if expected.is_empty() {
+                continue;
+            }
+            host::say(&format!(
+                "{}: {} tests in the virtual machine",
+                program.name,
+                expected.len()
+            ));
+            self.in_vm(&program, &expected, tally);
+        }
+        Ok(())
+    }
+
+    fn in_vm(&self, program: &Program, expected: &BTreeSet<String>, tally: &mut Tally) {
+        let mut argv = vec![
+            program.path.display().to_string(),
+            "--test-threads=1".into(),
+        ];
+        argv.extend(self.filter.clone());
+        let mut machine = self.machine.clone();
+        machine.quiet = true;
+        machine.env.push(format!(
+            "CARGO_MANIFEST_DIR={}",
+            program.manifest_dir.display()
+        ));
+        let mut reading = Reading::default();
+        let mut tap = |line: &str| {
+            println!("{line}");
+            reading.take(line);
+        };
+        let before = tally.passed + tally.failed;
+        match machine.run_in(&argv, &program.manifest_dir, Some(&mut tap)) {
+            Ok(ended) => {
+                reading.settle(&program.name, expected, ended.status == 0, tally);
+                if !ended.complaints.is_empty() {
+                    tally.failed += 1;
+                    let log = ended.out.join("dmesg");
+                    tally.trouble.push(format!(
+                        "{}: the kernel complained: {}",
+                        program.name,
+                        log.display()
+                    ));
+                }
+                tally.in_vm += tally.passed + tally.failed - before;
+            }
+            Err(e) => {
+                tally.failed += expected.len();
+                tally.trouble.push(format!("{}: {e:#}", program.name));
+            }
+        }
+    }
+
+    /// The names of the tests that the filter leaves, asked of the program itself.
+    fn listed(&self, program: &Program) -> Result<BTreeSet<String>> {
+        let text = host::run_quiet(Command::new(&program.path).args(&self.filter).arg("--list"))?;
+        let tests = text.lines().filter_map(|l| l.strip_suffix(": test"));
+        Ok(tests.map(str::to_owned).collect())
+    }
+}
+
+/// Compiles test programs and asks cargo where they are. One that does not compile is a failure, but
+/// keeps nobody from running the others.
+fn programs(selection: &[&str], tally: &mut Tally) -> Result<Vec<Program>> {
+    let output = cargo()
+        .args(["test", "--quiet", "--no-run", "--no-fail-fast"])
+        .arg("--message-format=json-render-diagnostics")
+        .args(selection)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        tally.failed += 1;
+        let what = selection.join(" ");
+        tally
+            .trouble
+            .push(format!("does not build: cargo test --no-run {what}"));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let messages = text
+        .lines()
+        .filter_map(|l| serde_json::from_str::<Value>(l).ok());
+    let tests = messages.filter(|m| m["profile"]["test"] == true);
+    let mut programs: Vec<_> = tests
+        .filter_map(|m| {
+            let manifest = PathBuf::from(m["manifest_path"].as_str()?);
+            Some(Program {
+                name: m["target"]["name"].as_str()?.to_owned(),
+                path: m["executable"].as_str()?.into(),
+                manifest_dir: manifest.parent()?.to_owned(),
+            })
+        })
+        .collect();
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(programs)
+}
+
+/// What a libtest program says about itself.
+#[derive(Default)]
+struct Reading {
+    ok: BTreeSet<String>,
+    failed: BTreeSet<String>,
+    ignored: BTreeSet<String>,
+    current: Option<String>,
+}
+
+static STARTED: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^test (\S+)(?: - should panic)? \.\.\. ").expect("fixed"));
+static VERDICT: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?:^| )(ok|FAILED|ignored(?:,.*)?)$").expect("fixed"));
+
+impl Reading {
+    /// `test NAME ... ok`, or with output of the test between the dots and the verdict.
+    fn take(&mut self, line: &str) {
+        if let Some(started) = STARTED.captures(line) {
+            self.current = Some(started[1].to_owned());
+        }
+        if let (Some(name), Some(verdict)) = (&self.current, VERDICT.captures(line)) {
+            let set = match &verdict[1] {
+                "ok" => &mut self.ok,
+                "FAILED" => &mut self.failed,
+                _ => &mut self.ignored,
+            };
+            set.insert(name.clone());
+            self.current = None;
+        }
+    }
+
+    /// Adds what was read; a test that was expected and said nothing has failed.
+    fn settle(self, program: &str, expected: &BTreeSet<String>, success: bool, tally: &mut Tally) {
+        let silent = |t: &&String| {
+            !self.ok.contains(*t) && !self.failed.contains(*t) && !self.ignored.contains(*t)
+        };
+        let silent: Vec<_> = expected.iter().filter(silent).collect();
+        tally.passed += self.ok.difference(&self.failed).count();
+        tally.failed += self.failed.len() + silent.len();
+        tally.ignored += self.ignored.len();
+        for test in &self.failed {
+            tally.trouble.push(format!("{program}: {test}: failed"));
+        }
+        for test in &silent {
+            tally
+                .trouble
+                .push(format!("{program}: {test}: never finished"));
+        }
+        if !success && self.failed.is_empty() && silent.is_empty() {
+            tally.failed += 1;
+            tally
+                .trouble
+                .push(format!("{program}: failed though each of its tests passed"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, expected: &[&str], success: bool) -> Tally {
+        let mut reading = Reading::default();
+        text.lines().for_each(|l| reading.take(l));
+        let expected = expected.iter().map(|s| (*s).to_owned()).collect();
+        let mut tally = Tally::default();
+        reading.settle("p", &expected, success, &mut tally);
+        tally
+    }
+
+    #[test]
+    fn verdicts_are_counted_once() {
+        let t = read(
+            "test a ... ok\ntest b ... FAILED\ntest c ... ignored, slow\n",
+            &["a", "b", "c"],
+            false,
+        );
+        assert_eq!((t.passed, t.failed, t.ignored), (1, 1, 1));
+    }
+
+    #[test]
+    fn a_test_that_prints_still_has_a_verdict() {
+        let t = read(
+            "test a ... hello\nworld\nok\ntest b ... ok",
+            &["a", "b"],
+            true,
+        );
+        assert_eq!((t.passed, t.failed), (2, 0));
+    }
+
+    #[test]
+    fn silence_is_failure() {
+        let t = read("test a ... ok\ntest b ... \n", &["a", "b", "c"], false);
+        assert_eq!((t.passed, t.failed), (1, 2));
+        assert_eq!(read("", &["a"], true).failed, 1);
+    }
+
+    #[test]
+    fn a_bad_exit_without_a_failed_test_is_a_failure() {
+        assert_eq!(read("test a ... ok", &["a"], false).failed, 1);
+    }
+}
