@@ -28,8 +28,14 @@ pub struct Config {
     pub program: &'static [u8],
 }
 
-const OFF: Config =
-    Config { enabled: false, log: None, backend: Backend::Off, tx: false, rx: false, program: b"" };
+const OFF: Config = Config {
+    enabled: false,
+    log: None,
+    backend: Backend::Off,
+    tx: false,
+    rx: false,
+    program: b"",
+};
 
 const PATH: usize = libc::PATH_MAX as usize;
 
@@ -42,8 +48,11 @@ struct Store {
 // SAFETY: written by the constructor alone, before READY; read only after it.
 unsafe impl Sync for Store {}
 
-static STORE: Store =
-    Store { config: UnsafeCell::new(OFF), log: UnsafeCell::new([0; PATH]), program: UnsafeCell::new([0; 64]) };
+static STORE: Store = Store {
+    config: UnsafeCell::new(OFF),
+    log: UnsafeCell::new([0; PATH]),
+    program: UnsafeCell::new([0; 64]),
+};
 static EARLY: Config = OFF;
 static READY: AtomicBool = AtomicBool::new(false);
 
@@ -66,8 +75,19 @@ pub unsafe fn snapshot(envp: *const *const c_char) {
         return;
     }
     // SAFETY: the auxiliary vector is always there; AT_EXECFN is null or a string.
-    let (secure, exec) = unsafe { (libc::getauxval(libc::AT_SECURE), libc::getauxval(libc::AT_EXECFN)) };
-    let mut parsed = Config { enabled: true, backend: Backend::Auto, tx: true, rx: true, ..OFF };
+    let (secure, exec) = unsafe {
+        (
+            libc::getauxval(libc::AT_SECURE),
+            libc::getauxval(libc::AT_EXECFN),
+        )
+    };
+    let mut parsed = Config {
+        enabled: true,
+        backend: Backend::Auto,
+        tx: true,
+        rx: true,
+        ..OFF
+    };
     // SAFETY: nobody reads the buffers before READY, and the constructor is alone.
     let (log, program) = unsafe { (&mut *STORE.log.get(), &mut *STORE.program.get()) };
     // SAFETY: see above; the kernel's string outlives the constructor.
@@ -187,14 +207,24 @@ mod tests {
 
     #[test]
     fn variables() {
-        let mut c = Config { enabled: true, tx: true, rx: true, backend: Backend::Auto, program: b"x", ..OFF };
+        let mut c = Config {
+            enabled: true,
+            tx: true,
+            rx: true,
+            backend: Backend::Auto,
+            program: b"x",
+            ..OFF
+        };
         apply(&mut c, b"KTLSSHIM_TX", b"0");
         apply(&mut c, b"KTLSSHIM_BACKEND", b"nonsense");
         apply(&mut c, b"KTLSSHIM_DISABLE", b"0");
         assert!(c.enabled && !c.tx && c.rx && c.backend == Backend::Auto);
         apply(&mut c, b"KTLSSHIM_DISABLE", b"1");
         assert!(!c.enabled);
-        assert_eq!(split(b"KTLSSHIM_LOG=/a=b"), Some((&b"KTLSSHIM_LOG"[..], &b"/a=b"[..])));
+        assert_eq!(
+            split(b"KTLSSHIM_LOG=/a=b"),
+            Some((&b"KTLSSHIM_LOG"[..], &b"/a=b"[..]))
+        );
         assert_eq!(split(b"KTLSSHIM_LOG"), None);
         assert_eq!(split(b"HOME=/"), None);
         assert_eq!(base_name(b"/usr/sbin/nginx"), b"nginx");

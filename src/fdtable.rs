@@ -82,7 +82,10 @@ pub fn is_empty() -> bool {
 fn grow(fd: i32) -> Option<&'static AtomicU64> {
     let root = ROOTS.get(usize::try_from(fd).ok()? / LEAF)?;
     let fresh = crate::sys::map_anonymous(size_of::<Leaf>())?.cast::<Leaf>();
-    if root.compare_exchange(null_mut(), fresh, AcqRel, Acquire).is_err() {
+    if root
+        .compare_exchange(null_mut(), fresh, AcqRel, Acquire)
+        .is_err()
+    {
         // Another thread was faster: ours was never visible.
         crate::sys::unmap(fresh.cast(), size_of::<Leaf>());
     }
@@ -131,7 +134,8 @@ pub fn clear_if(fd: i32, id: ConnId) {
         return;
     }
     if let Some(p) = place(fd)
-        && p.compare_exchange(id.to_u64(), FREE, AcqRel, Acquire).is_ok()
+        && p.compare_exchange(id.to_u64(), FREE, AcqRel, Acquire)
+            .is_ok()
     {
         USED.fetch_sub(1, Relaxed);
     }
@@ -141,21 +145,31 @@ pub fn clear_if(fd: i32, id: ConnId) {
 /// that exist, so a range up to `u32::MAX` costs no more than a small one.
 pub fn entries_in(first: u32, last: u32) -> impl Iterator<Item = (u32, Entry)> {
     let (low, high) = (first as usize, last as usize);
-    let roots = if low > high || is_empty() { 0..0 } else { low / LEAF..(high / LEAF + 1).min(ROOT) };
+    let roots = if low > high || is_empty() {
+        0..0
+    } else {
+        low / LEAF..(high / LEAF + 1).min(ROOT)
+    };
     roots
         .filter_map(|r| {
             // SAFETY: as in `place`.
             let leaf = unsafe { ROOTS.get(r)?.load(Acquire).as_ref() }?;
             Some((r, leaf))
         })
-        .flat_map(|(r, leaf)| leaf.iter().enumerate().map(move |(i, p)| (r * LEAF + i, p.load(Acquire))))
+        .flat_map(|(r, leaf)| {
+            leaf.iter()
+                .enumerate()
+                .map(move |(i, p)| (r * LEAF + i, p.load(Acquire)))
+        })
         .filter(move |&(fd, raw)| raw != FREE && fd >= low && fd <= high)
         .map(|(fd, raw)| (fd as u32, Entry::from_raw(raw)))
 }
 
 /// The shim's own descriptors in `first..=last`, ascending (close_range, closefrom).
 pub fn own_in(first: u32, last: u32) -> impl Iterator<Item = u32> {
-    entries_in(first, last).filter(|e| e.1 == Entry::Own).map(|e| e.0)
+    entries_in(first, last)
+        .filter(|e| e.1 == Entry::Own)
+        .map(|e| e.0)
 }
 
 #[cfg(test)]
@@ -173,7 +187,10 @@ mod tests {
         clear_if(100_000, id);
         assert!(is_free(100_000));
         assert!(set_own(100_001) && set_conn(100_700, id) && set_own(101_500));
-        assert_eq!(own_in(99_000, u32::MAX).collect::<Vec<_>>(), [100_001, 101_500]);
+        assert_eq!(
+            own_in(99_000, u32::MAX).collect::<Vec<_>>(),
+            [100_001, 101_500]
+        );
         assert_eq!(own_in(100_002, 101_499).count(), 0);
         assert_eq!(entries_in(100_001, 101_000).count(), 2);
         assert_eq!(own_in(5, 4).count(), 0);

@@ -34,3 +34,12 @@ pub mod record;
 pub mod report;
 pub mod sys;
 pub mod thread;
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)] // A test may fail loudly.
+mod elf_check;

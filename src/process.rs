@@ -65,7 +65,10 @@ fn make_page() {
     let pid = page.cast::<AtomicI32>();
     // SAFETY: fresh zeroed mapping, page aligned, ours alone until published.
     unsafe { &*pid }.store(crate::sys::getpid(), Relaxed);
-    if PID.compare_exchange(null_mut(), pid, AcqRel, Acquire).is_err() {
+    if PID
+        .compare_exchange(null_mut(), pid, AcqRel, Acquire)
+        .is_err()
+    {
         crate::sys::unmap(page, PAGE);
     }
 }
@@ -144,7 +147,11 @@ mod tests {
         assert_eq!(status_of(child), 7);
 
         extern "C" fn on_borrowed_memory(_: *mut libc::c_void) -> c_int {
-            if pid_state() == PidState::VforkChild { 8 } else { 1 }
+            if pid_state() == PidState::VforkChild {
+                8
+            } else {
+                1
+            }
         }
         let mut stack = vec![0u8; 64 << 10];
         let end = stack.as_mut_ptr_range().end;

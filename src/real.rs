@@ -5,17 +5,19 @@
 //! file, a sanitizer), does not wait and does not recurse: a state says new, busy,
 //! absent or ready (P10, P13), and until ready the system call is made directly.
 //!
-//! The pointers are `extern "C"`: a cancelled thread unwinds through them (P40).
+//! A hook's fast path calls them as `extern "C"`, so that the compiler sees nothing
+//! to catch round it; the slow path calls those in `unwinding`, so that a cancelled
+//! thread runs the destructors on its way (P40, boundary.rs).
 
 use crate::sys::libc_style as raw;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicUsize, Ordering::*};
 use libc::{
-    SYS_close, SYS_close_range, SYS_connect, SYS_dup, SYS_dup2, SYS_dup3, SYS_fcntl, SYS_getsockopt, SYS_ioctl,
-    SYS_preadv2, SYS_pwritev2, SYS_read, SYS_readv, SYS_recvfrom, SYS_recvmmsg, SYS_recvmsg, SYS_sendfile,
-    SYS_sendmmsg, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_shutdown, SYS_splice, SYS_tee, SYS_vmsplice,
-    SYS_write, SYS_writev, c_int, c_uint, c_void, iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t,
-    ssize_t, timespec,
+    SYS_close, SYS_close_range, SYS_connect, SYS_dup, SYS_dup2, SYS_dup3, SYS_fcntl,
+    SYS_getsockopt, SYS_ioctl, SYS_preadv2, SYS_pwritev2, SYS_read, SYS_readv, SYS_recvfrom,
+    SYS_recvmmsg, SYS_recvmsg, SYS_sendfile, SYS_sendmmsg, SYS_sendmsg, SYS_sendto, SYS_setsockopt,
+    SYS_shutdown, SYS_splice, SYS_tee, SYS_vmsplice, SYS_write, SYS_writev, c_int, c_uint, c_void,
+    iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec,
 };
 
 const NEW: usize = 0;
@@ -31,7 +33,8 @@ fn find(cell: &AtomicUsize, name: &CStr) -> usize {
         return if now > ABSENT { now } else { 0 };
     }
     // SAFETY: a C string and the handle that means "after this object".
-    let p = crate::errno::preserve(|| unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }) as usize;
+    let p =
+        crate::errno::preserve(|| unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }) as usize;
     // Never ourselves, however odd the search order is (P6).
     let ours = p != 0 && crate::openssl::resolver::is_own(p);
     let state = if p <= ABSENT || ours { ABSENT } else { p };
@@ -45,29 +48,34 @@ macro_rules! real {
             use super::*;
             $(#[allow(non_upper_case_globals)] pub static $name: AtomicUsize = AtomicUsize::new(NEW);)*
         }
-        $(
-            /// # Safety
-            /// As libc's function of that name.
-            #[inline(always)]
-            pub unsafe fn $name($($v: $t),*) -> $r {
-                let mut p = cells::$name.load(Acquire);
-                if p <= ABSENT {
-                    p = find(&cells::$name, name(concat!(stringify!($name), "\0")));
-                }
-                if p == 0 {
-                    // SAFETY: the system call behind it, with the same arguments.
-                    return unsafe { $fallback };
-                }
-                // SAFETY: dlsym found this name in libc, whose ABI this type is.
-                unsafe { core::mem::transmute::<usize, unsafe extern "C" fn($($t),*) -> $r>(p)($($v),*) }
-            }
-        )*
+        $(real!(one "C" $name($($v: $t),*) -> $r = $fallback);)*
+
+        /// The same, for callers with something to clean up.
+        pub mod unwinding {
+            use super::*;
+            pub use super::{fcntl_unwinding as fcntl, ioctl_unwinding as ioctl};
+            $(real!(one "C-unwind" $name($($v: $t),*) -> $r = $fallback);)*
+        }
 
         /// Looks all of them up, so that no hook enters the loader later.
         pub fn resolve_all() {
             $(find(&cells::$name, name(concat!(stringify!($name), "\0")));)*
             find(&FCNTL, c"fcntl");
             find(&IOCTL, c"ioctl");
+        }
+    };
+    (one $abi:literal $name:ident($($v:ident: $t:ty),*) -> $r:ty = $fallback:expr) => {
+        /// # Safety
+        /// As libc's function of that name.
+        #[inline(always)]
+        pub unsafe fn $name($($v: $t),*) -> $r {
+            let p = ready(&cells::$name, name(concat!(stringify!($name), "\0")));
+            if p == 0 {
+                // SAFETY: the system call behind it, with the same arguments.
+                return unsafe { $fallback };
+            }
+            // SAFETY: dlsym found this name in libc, whose ABI this type is.
+            unsafe { core::mem::transmute::<usize, unsafe extern $abi fn($($t),*) -> $r>(p)($($v),*) }
         }
     };
 }
@@ -146,32 +154,51 @@ fn ready(cell: &'static AtomicUsize, name: &CStr) -> usize {
     }
 }
 
-/// Variadic in libc; the third argument is whatever the program passed.
-///
-/// # Safety
-/// As libc's `fcntl`.
-#[inline(always)]
-pub unsafe fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int {
-    match ready(&FCNTL, c"fcntl") {
-        // SAFETY: the system call behind it, with the same arguments.
-        0 => unsafe { raw(SYS_fcntl, fd as usize, cmd as usize, arg, 0, 0, 0) as c_int },
-        // SAFETY: libc's fcntl; a variadic callee reads as much of `arg` as `cmd` has.
-        p => unsafe { core::mem::transmute::<usize, unsafe extern "C" fn(c_int, c_int, ...) -> c_int>(p)(fd, cmd, arg) },
-    }
+macro_rules! variadic {
+    ($name:ident, $abi:literal, $cell:ident, $symbol:literal, $number:ident, $cmd:ty, $arg:ty) => {
+        /// Variadic in libc; the third argument is whatever the program passed, and a
+        /// variadic callee reads as much of it as the command has.
+        ///
+        /// # Safety
+        /// As libc's function of that name.
+        #[inline(always)]
+        pub unsafe fn $name(fd: c_int, cmd: $cmd, arg: $arg) -> c_int {
+            match ready(&$cell, $symbol) {
+                // SAFETY: the system call behind it, with the same arguments.
+                0 => unsafe { raw($number, fd as usize, cmd as usize, arg as usize, 0, 0, 0) as c_int },
+                // SAFETY: libc's function of that name.
+                p => unsafe {
+                    core::mem::transmute::<usize, unsafe extern $abi fn(c_int, $cmd, ...) -> c_int>(p)(fd, cmd, arg)
+                },
+            }
+        }
+    };
 }
-
-/// Variadic in libc; the third argument is whatever the program passed.
-///
-/// # Safety
-/// As libc's `ioctl`.
-#[inline(always)]
-pub unsafe fn ioctl(fd: c_int, request: libc::c_ulong, arg: *mut c_void) -> c_int {
-    match ready(&IOCTL, c"ioctl") {
-        // SAFETY: the system call behind it, with the same arguments.
-        0 => unsafe { raw(SYS_ioctl, fd as usize, request as usize, arg as usize, 0, 0, 0) as c_int },
-        // SAFETY: libc's ioctl.
-        p => unsafe {
-            core::mem::transmute::<usize, unsafe extern "C" fn(c_int, libc::c_ulong, ...) -> c_int>(p)(fd, request, arg)
-        },
-    }
-}
+variadic!(fcntl, "C", FCNTL, c"fcntl", SYS_fcntl, c_int, usize);
+variadic!(
+    ioctl,
+    "C",
+    IOCTL,
+    c"ioctl",
+    SYS_ioctl,
+    libc::c_ulong,
+    *mut c_void
+);
+variadic!(
+    fcntl_unwinding,
+    "C-unwind",
+    FCNTL,
+    c"fcntl",
+    SYS_fcntl,
+    c_int,
+    usize
+);
+variadic!(
+    ioctl_unwinding,
+    "C-unwind",
+    IOCTL,
+    c"ioctl",
+    SYS_ioctl,
+    libc::c_ulong,
+    *mut c_void
+);

@@ -64,7 +64,10 @@ reasons! {
 impl Reason {
     /// Any byte that is not a reason reads as `Pending`.
     pub fn from_u8(raw: u8) -> Reason {
-        Reason::ALL.get(raw as usize).copied().unwrap_or(Reason::Pending)
+        Reason::ALL
+            .get(raw as usize)
+            .copied()
+            .unwrap_or(Reason::Pending)
     }
 
     pub const fn is_offloaded(self) -> bool {
@@ -96,9 +99,19 @@ mod tests {
         for (i, &r) in Reason::ALL.iter().enumerate() {
             assert_eq!(r as usize, i);
             assert_eq!(Reason::from_u8(i as u8), r);
-            assert!(r.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
+            assert!(
+                r.as_str()
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'-')
+            );
             assert!(r.explain().ends_with('.'));
-            assert_eq!(Reason::ALL.iter().filter(|o| o.as_str() == r.as_str()).count(), 1);
+            assert_eq!(
+                Reason::ALL
+                    .iter()
+                    .filter(|o| o.as_str() == r.as_str())
+                    .count(),
+                1
+            );
         }
         assert_eq!(Reason::from_u8(255), Reason::Pending);
         let a = AtomicReason::new(Reason::Pending);

@@ -73,18 +73,34 @@ pub fn open_log() {
     let Some(path) = config::config().log else {
         return;
     };
-    if LOG.compare_exchange(NOT_OPEN, OPENING, AcqRel, Acquire).is_err() {
+    if LOG
+        .compare_exchange(NOT_OPEN, OPENING, AcqRel, Acquire)
+        .is_err()
+    {
         return;
     }
     LOG.store(open(path).unwrap_or(FAILED), Release);
 }
 
 fn open(path: &core::ffi::CStr) -> Option<i32> {
-    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK;
+    let flags = libc::O_WRONLY
+        | libc::O_APPEND
+        | libc::O_CREAT
+        | libc::O_CLOEXEC
+        | libc::O_NOCTTY
+        | libc::O_NONBLOCK;
     let at = libc::AT_FDCWD as usize;
     // SAFETY: a C string and numbers.
     let fd = unsafe {
-        sys::syscall(libc::SYS_openat, at, path.as_ptr() as usize, flags as usize, 0o600, 0, 0)
+        sys::syscall(
+            libc::SYS_openat,
+            at,
+            path.as_ptr() as usize,
+            flags as usize,
+            0o600,
+            0,
+            0,
+        )
     };
     if fd < 0 {
         return None;
@@ -106,7 +122,17 @@ fn open(path: &core::ffi::CStr) -> Option<i32> {
 fn identity(fd: i32) -> Option<(u64, u64)> {
     let mut st = core::mem::MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the kernel fills the structure that we own.
-    let r = unsafe { sys::syscall(libc::SYS_fstat, fd as usize, st.as_mut_ptr() as usize, 0, 0, 0, 0) };
+    let r = unsafe {
+        sys::syscall(
+            libc::SYS_fstat,
+            fd as usize,
+            st.as_mut_ptr() as usize,
+            0,
+            0,
+            0,
+            0,
+        )
+    };
     // SAFETY: zeroed is a valid stat, and the kernel filled it.
     let st = unsafe { st.assume_init() };
     (r == 0).then_some((st.st_dev, st.st_ino))
@@ -118,8 +144,19 @@ pub fn write(report: &Report) {
     if fd < 0 || identity(fd) != Some((DEVICE.load(Relaxed), INODE.load(Relaxed))) {
         return;
     }
-    let mut line = Line { bytes: [0; ROOM], used: 0 };
-    if compose(&mut line, report, config::config().program, sys::getpid(), sys::now()).is_ok() {
+    let mut line = Line {
+        bytes: [0; ROOM],
+        used: 0,
+    };
+    if compose(
+        &mut line,
+        report,
+        config::config().program,
+        sys::getpid(),
+        sys::now(),
+    )
+    .is_ok()
+    {
         errno::preserve(|| sys::write(fd, line.text()));
     }
 }
@@ -140,14 +177,24 @@ impl Line {
 
 impl Write for Line {
     fn write_str(&mut self, s: &str) -> fmt::Result {
-        let to = self.bytes.get_mut(self.used..).and_then(|r| r.get_mut(..s.len())).ok_or(fmt::Error)?;
+        let to = self
+            .bytes
+            .get_mut(self.used..)
+            .and_then(|r| r.get_mut(..s.len()))
+            .ok_or(fmt::Error)?;
         to.copy_from_slice(s.as_bytes());
         self.used += s.len();
         Ok(())
     }
 }
 
-fn compose(l: &mut Line, r: &Report, program: &[u8], pid: i32, (sec, nsec): (i64, i64)) -> fmt::Result {
+fn compose(
+    l: &mut Line,
+    r: &Report,
+    program: &[u8],
+    pid: i32,
+    (sec, nsec): (i64, i64),
+) -> fmt::Result {
     write!(l, "{{\"time\":{sec}.{:03},\"program\":", nsec / 1_000_000)?;
     quote(l, program)?;
     write!(l, ",\"pid\":{pid},\"role\":")?;
@@ -164,7 +211,12 @@ fn compose(l: &mut Line, r: &Report, program: &[u8], pid: i32, (sec, nsec): (i64
 }
 
 fn direction(l: &mut Line, name: &str, d: &Dir) -> fmt::Result {
-    write!(l, ",\"{name}\":{{\"reason\":\"{}\",\"kernel\":{}", d.reason.as_str(), d.kernel)?;
+    write!(
+        l,
+        ",\"{name}\":{{\"reason\":\"{}\",\"kernel\":{}",
+        d.reason.as_str(),
+        d.kernel
+    )?;
     for (key, value) in [
         ("fast_records", d.fast_records),
         ("fast_bytes", d.fast_bytes),
@@ -211,13 +263,33 @@ mod tests {
             sendfile_bytes: u64::MAX,
             ..Dir::new(Reason::Offloaded)
         };
-        Report { role: "server", version: "TLSv1.3", cipher: "TLS_AES_128_GCM_SHA256", sni, tx: most, rx: most, errno: 97 }
+        Report {
+            role: "server",
+            version: "TLSv1.3",
+            cipher: "TLS_AES_128_GCM_SHA256",
+            sni,
+            tx: most,
+            rx: most,
+            errno: 97,
+        }
     }
 
     #[test]
     fn the_longest_line_fits_and_is_one_line() {
-        let mut l = Line { bytes: [0; ROOM], used: 0 };
-        assert!(compose(&mut l, &sample(&[1; 300]), &[2; 63], i32::MAX, (i64::MAX, 999_999_999)).is_ok());
+        let mut l = Line {
+            bytes: [0; ROOM],
+            used: 0,
+        };
+        assert!(
+            compose(
+                &mut l,
+                &sample(&[1; 300]),
+                &[2; 63],
+                i32::MAX,
+                (i64::MAX, 999_999_999)
+            )
+            .is_ok()
+        );
         let text = core::str::from_utf8(l.text()).unwrap_or("");
         assert_eq!(text.matches('\n').count(), 1);
         assert!(text.ends_with("}\n") && text.contains("\"reason\":\"offloaded\""));
@@ -226,7 +298,10 @@ mod tests {
 
     #[test]
     fn hostile_names_stay_inside_their_quotes() {
-        let mut l = Line { bytes: [0; ROOM], used: 0 };
+        let mut l = Line {
+            bytes: [0; ROOM],
+            used: 0,
+        };
         assert!(quote(&mut l, b"a\"b\\c\n\xff").is_ok());
         assert_eq!(l.text(), b"\"a\\\"b\\\\c\\u000a\\u00ff\"");
     }
@@ -235,14 +310,17 @@ mod tests {
     fn a_stolen_descriptor_is_not_written_to() {
         let dir = std::env::temp_dir().join(format!("ktlsshim-report-{}", std::process::id()));
         let (ours, theirs) = (dir.with_extension("log"), dir.with_extension("other"));
-        let c_path = std::ffi::CString::new(ours.as_os_str().as_encoded_bytes()).unwrap_or_default();
+        let c_path =
+            std::ffi::CString::new(ours.as_os_str().as_encoded_bytes()).unwrap_or_default();
         let fd = open(&c_path).unwrap_or(FAILED);
         assert!(fd >= 0 && fdtable::entry(fd) == fdtable::Entry::Own);
         LOG.store(fd, Release);
         write(&sample(b"x"));
         let first = std::fs::read(&ours).unwrap_or_default();
         assert!(first.ends_with(b"}\n"));
-        let other = std::fs::File::create(&theirs).map(|f| std::os::fd::IntoRawFd::into_raw_fd(f)).unwrap_or(-1);
+        let other = std::fs::File::create(&theirs)
+            .map(|f| std::os::fd::IntoRawFd::into_raw_fd(f))
+            .unwrap_or(-1);
         // SAFETY: both descriptors are this test's.
         unsafe { libc::dup2(other, fd) };
         write(&sample(b"x"));

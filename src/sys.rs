@@ -9,7 +9,15 @@ use core::ffi::c_void;
 /// # Safety
 /// The arguments must be what the system call `nr` demands.
 #[inline(always)]
-pub unsafe fn syscall(nr: libc::c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
+pub unsafe fn syscall(
+    nr: libc::c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> isize {
     let r: isize;
     // SAFETY: the x86_64 system call convention; rcx and r11 are declared lost,
     // and memory is not declared untouched. The rest is the caller's promise.
@@ -30,10 +38,22 @@ pub unsafe fn syscall(nr: libc::c_long, a: usize, b: usize, c: usize, d: usize, 
 /// # Safety
 /// As `syscall`.
 #[inline]
-pub unsafe fn libc_style(nr: libc::c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
+pub unsafe fn libc_style(
+    nr: libc::c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> isize {
     // SAFETY: passed on.
     let r = unsafe { syscall(nr, a, b, c, d, e, f) };
-    if r < 0 && r >= -4095 { crate::errno::fail(-r as i32) } else { r }
+    if (-4095..0).contains(&r) {
+        crate::errno::fail(-r as i32)
+    } else {
+        r
+    }
 }
 
 pub fn getpid() -> i32 {
@@ -55,21 +75,56 @@ pub fn close(fd: i32) {
 /// One write; the result is a count or `-errno`.
 pub fn write(fd: i32, bytes: &[u8]) -> isize {
     // SAFETY: pointer and length belong to a live slice.
-    unsafe { syscall(libc::SYS_write, fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0) }
+    unsafe {
+        syscall(
+            libc::SYS_write,
+            fd as usize,
+            bytes.as_ptr() as usize,
+            bytes.len(),
+            0,
+            0,
+            0,
+        )
+    }
 }
 
 /// Moves a descriptor of ours out of the program's way (P24): upper half of the
 /// limit, but inside the fd table. Gives back the old one if there is no room.
 pub fn move_high(fd: i32) -> i32 {
-    let mut lim = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut lim = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: the kernel fills the structure that we own.
     let r = unsafe {
-        syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE as usize, 0, (&raw mut lim) as usize, 0, 0)
+        syscall(
+            libc::SYS_prlimit64,
+            0,
+            libc::RLIMIT_NOFILE as usize,
+            0,
+            (&raw mut lim) as usize,
+            0,
+            0,
+        )
     };
-    let limit = if r == 0 { lim.rlim_cur.min(1 << 20) as usize } else { 1024 };
+    let limit = if r == 0 {
+        lim.rlim_cur.min(1 << 20) as usize
+    } else {
+        1024
+    };
     for low in [limit / 2, limit / 4] {
         // SAFETY: numbers only.
-        let high = unsafe { syscall(libc::SYS_fcntl, fd as usize, libc::F_DUPFD_CLOEXEC as usize, low, 0, 0, 0) };
+        let high = unsafe {
+            syscall(
+                libc::SYS_fcntl,
+                fd as usize,
+                libc::F_DUPFD_CLOEXEC as usize,
+                low,
+                0,
+                0,
+                0,
+            )
+        };
         if high >= 0 {
             close(fd);
             return high as i32;
@@ -83,7 +138,17 @@ pub fn map_anonymous(len: usize) -> Option<*mut c_void> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping at an address of the kernel's choice disturbs nothing.
-    let p = unsafe { syscall(libc::SYS_mmap, 0, len, prot as usize, flags as usize, usize::MAX, 0) };
+    let p = unsafe {
+        syscall(
+            libc::SYS_mmap,
+            0,
+            len,
+            prot as usize,
+            flags as usize,
+            usize::MAX,
+            0,
+        )
+    };
     (p > 0).then_some(p as *mut c_void)
 }
 
@@ -102,9 +167,22 @@ pub fn advise(p: *mut c_void, len: usize, advice: i32) -> bool {
 
 /// Seconds and nanoseconds of the wall clock.
 pub fn now() -> (i64, i64) {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut t = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the kernel fills the structure that we own.
-    unsafe { syscall(libc::SYS_clock_gettime, libc::CLOCK_REALTIME as usize, (&raw mut t) as usize, 0, 0, 0, 0) };
+    unsafe {
+        syscall(
+            libc::SYS_clock_gettime,
+            libc::CLOCK_REALTIME as usize,
+            (&raw mut t) as usize,
+            0,
+            0,
+            0,
+            0,
+        )
+    };
     (t.tv_sec, t.tv_nsec)
 }
 

@@ -162,7 +162,15 @@ fn settle(sp: usize) -> usize {
 /// top, so such a call finds no frame of its own and must take the slow path.
 pub fn push(conn: ConnId, ssl: usize, addr: usize) -> usize {
     let depth = settle(addr);
-    let frame = Frame { conn, ssl, addr, read_errno: 0, write_errno: 0, flags: 0, spare: 0 };
+    let frame = Frame {
+        conn,
+        ssl,
+        addr,
+        read_errno: 0,
+        write_errno: 0,
+        flags: 0,
+        spare: 0,
+    };
     // SAFETY: as in `any_frame`. The frame is written before `depth` covers it,
     // so a signal handler never sees a half-made one.
     unsafe {
@@ -305,7 +313,9 @@ mod tests {
     #[test]
     fn too_deep_keeps_the_outer_frames() {
         let here = stack();
-        let tokens: Vec<usize> = (0..12).map(|i| push(ConnId::new(i, 1), i as usize, here)).collect();
+        let tokens: Vec<usize> = (0..12)
+            .map(|i| push(ConnId::new(i, 1), i as usize, here))
+            .collect();
         assert_eq!(depth(), DEPTH);
         assert_eq!(top().map(|f| f.ssl), Some(DEPTH - 1));
         for t in tokens.into_iter().rev() {

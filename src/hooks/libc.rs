@@ -14,8 +14,8 @@ use crate::ops::{fd as fds, io};
 use crate::{fdtable, real, thread};
 use core::cell::Cell;
 use libc::{
-    MSG_DONTWAIT, MSG_WAITFORONE, c_int, c_uint, c_ulong, c_void, iovec, mmsghdr, msghdr, off_t, size_t, sockaddr,
-    socklen_t, ssize_t, timespec,
+    MSG_DONTWAIT, MSG_WAITFORONE, c_int, c_uint, c_ulong, c_void, iovec, mmsghdr, msghdr, off_t,
+    size_t, sockaddr, socklen_t, ssize_t, timespec,
 };
 use redhook::hook;
 
@@ -31,6 +31,22 @@ macro_rules! call {
     };
 }
 
+/// The same for the slow half, where frames of ours lie below it.
+macro_rules! slow {
+    ($name:ident($($v:expr),*)) => {
+        // SAFETY: as in `call`.
+        unsafe { real::unwinding::$name($($v),*) }
+    };
+}
+
+/// A hook's decision: the real function if the call is not ours, else the operation,
+/// which gets the real function as `$go`.
+macro_rules! unless {
+    ($not_ours:expr, $name:ident($($v:expr),*), |$go:ident| $op:expr) => {
+        if $not_ours { call!($name($($v),*)) } else { guard(-1, || { let $go = &|| slow!($name($($v),*)); $op }) }
+    };
+}
+
 /// Nothing of ours: one slot load and one table look-up.
 #[inline(always)]
 fn foreign(fd: c_int) -> bool {
@@ -39,7 +55,10 @@ fn foreign(fd: c_int) -> bool {
 
 #[inline(always)]
 fn part(b: *const c_void, n: size_t) -> [iovec; 1] {
-    [iovec { iov_base: b.cast_mut(), iov_len: n }]
+    [iovec {
+        iov_base: b.cast_mut(),
+        iov_len: n,
+    }]
 }
 
 /// The program's buffers; none if the array is not one (the real call says so).
@@ -66,7 +85,7 @@ fn slow_recvmsg(fd: c_int, m: *mut msghdr, flags: c_int) -> ssize_t {
     let asked = Cell::new(false);
     let go = || {
         asked.set(true);
-        call!(recvmsg(fd, m, flags))
+        slow!(recvmsg(fd, m, flags))
     };
     let got = guard(-1, || io::recv(fd, pieces(m), flags, &go));
     // SAFETY: as in `pieces`.
@@ -79,7 +98,9 @@ fn slow_recvmsg(fd: c_int, m: *mut msghdr, flags: c_int) -> ssize_t {
 
 #[cold]
 fn slow_sendmsg(fd: c_int, m: *const msghdr, flags: c_int) -> ssize_t {
-    guard(-1, || io::send(fd, pieces(m), flags, &|| call!(sendmsg(fd, m, flags))))
+    guard(-1, || {
+        io::send(fd, pieces(m), flags, &|| slow!(sendmsg(fd, m, flags)))
+    })
 }
 
 /// Many messages: like one call each, until one fails or comes short.
@@ -103,52 +124,46 @@ fn each(v: *mut mmsghdr, n: c_uint, one: impl Fn(&mut mmsghdr, bool) -> ssize_t)
 }
 
 fn nowait(flags: c_int) -> c_int {
-    if flags & RWF_NOWAIT != 0 { MSG_DONTWAIT } else { 0 }
+    if flags & RWF_NOWAIT != 0 {
+        MSG_DONTWAIT
+    } else {
+        0
+    }
 }
 
 // Receiving.
 
 hook! { unsafe fn read(fd: c_int, b: *mut c_void, n: size_t) -> ssize_t => on_read {
-    let go = || call!(read(fd, b, n));
-    if foreign(fd) { go() } else { guard(-1, || io::recv(fd, &part(b, n), 0, &go)) }
+    unless!(foreign(fd), read(fd, b, n), |go| io::recv(fd, &part(b, n), 0, go))
 } }
 hook! { unsafe fn __read(fd: c_int, b: *mut c_void, n: size_t) -> ssize_t => on_read_alias {
-    let go = || call!(read(fd, b, n));
-    if foreign(fd) { go() } else { guard(-1, || io::recv(fd, &part(b, n), 0, &go)) }
+    unless!(foreign(fd), read(fd, b, n), |go| io::recv(fd, &part(b, n), 0, go))
 } }
 hook! { unsafe fn __read_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t) -> ssize_t => on_read_chk {
-    let go = || call!(__read_chk(fd, b, n, room));
     // Too long for the buffer: libc ends the program, as it would without us.
-    if foreign(fd) || n > room { go() } else { guard(-1, || io::recv(fd, &part(b, n), 0, &go)) }
+    unless!(foreign(fd) || n > room, __read_chk(fd, b, n, room), |go| io::recv(fd, &part(b, n), 0, go))
 } }
 hook! { unsafe fn readv(fd: c_int, v: *const iovec, n: c_int) -> ssize_t => on_readv {
-    let go = || call!(readv(fd, v, n));
-    if foreign(fd) { go() } else { guard(-1, || io::recv(fd, parts(v, count(n)), 0, &go)) }
+    unless!(foreign(fd), readv(fd, v, n), |go| io::recv(fd, parts(v, count(n)), 0, go))
 } }
 hook! { unsafe fn preadv2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t => on_preadv2 {
-    let go = || call!(preadv2(fd, v, n, off, flags));
-    if foreign(fd) || off != -1 { go() } else { guard(-1, || io::recv(fd, parts(v, count(n)), nowait(flags), &go)) }
+    unless!(foreign(fd) || off != -1, preadv2(fd, v, n, off, flags), |go| io::recv(fd, parts(v, count(n)), nowait(flags), go))
 } }
 hook! { unsafe fn preadv64v2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t => on_preadv64v2 {
-    let go = || call!(preadv2(fd, v, n, off, flags));
-    if foreign(fd) || off != -1 { go() } else { guard(-1, || io::recv(fd, parts(v, count(n)), nowait(flags), &go)) }
+    unless!(foreign(fd) || off != -1, preadv2(fd, v, n, off, flags), |go| io::recv(fd, parts(v, count(n)), nowait(flags), go))
 } }
 hook! { unsafe fn recv(fd: c_int, b: *mut c_void, n: size_t, flags: c_int) -> ssize_t => on_recv {
-    let go = || call!(recv(fd, b, n, flags));
-    if foreign(fd) { go() } else { guard(-1, || io::recv(fd, &part(b, n), flags, &go)) }
+    unless!(foreign(fd), recv(fd, b, n, flags), |go| io::recv(fd, &part(b, n), flags, go))
 } }
 hook! { unsafe fn __recv_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t, flags: c_int) -> ssize_t => on_recv_chk {
-    let go = || call!(__recv_chk(fd, b, n, room, flags));
-    if foreign(fd) || n > room { go() } else { guard(-1, || io::recv(fd, &part(b, n), flags, &go)) }
+    unless!(foreign(fd) || n > room, __recv_chk(fd, b, n, room, flags), |go| io::recv(fd, &part(b, n), flags, go))
 } }
 // TCP leaves the address of recvfrom alone, so bytes alone are the whole answer.
 hook! { unsafe fn recvfrom(fd: c_int, b: *mut c_void, n: size_t, flags: c_int, from: *mut sockaddr, len: *mut socklen_t) -> ssize_t => on_recvfrom {
-    let go = || call!(recvfrom(fd, b, n, flags, from, len));
-    if foreign(fd) { go() } else { guard(-1, || io::recv(fd, &part(b, n), flags, &go)) }
+    unless!(foreign(fd), recvfrom(fd, b, n, flags, from, len), |go| io::recv(fd, &part(b, n), flags, go))
 } }
 hook! { unsafe fn __recvfrom_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t, flags: c_int, from: *mut sockaddr, len: *mut socklen_t) -> ssize_t => on_recvfrom_chk {
-    let go = || call!(__recvfrom_chk(fd, b, n, room, flags, from, len));
-    if foreign(fd) || n > room { go() } else { guard(-1, || io::recv(fd, &part(b, n), flags, &go)) }
+    unless!(foreign(fd) || n > room, __recvfrom_chk(fd, b, n, room, flags, from, len), |go| io::recv(fd, &part(b, n), flags, go))
 } }
 hook! { unsafe fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int) -> ssize_t => on_recvmsg {
     if foreign(fd) { call!(recvmsg(fd, m, flags)) } else { slow_recvmsg(fd, m, flags) }
@@ -162,36 +177,28 @@ hook! { unsafe fn recvmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int, 
 // Sending.
 
 hook! { unsafe fn write(fd: c_int, b: *const c_void, n: size_t) -> ssize_t => on_write {
-    let go = || call!(write(fd, b, n));
-    if foreign(fd) { go() } else { guard(-1, || io::send(fd, &part(b, n), 0, &go)) }
+    unless!(foreign(fd), write(fd, b, n), |go| io::send(fd, &part(b, n), 0, go))
 } }
 hook! { unsafe fn __write(fd: c_int, b: *const c_void, n: size_t) -> ssize_t => on_write_alias {
-    let go = || call!(write(fd, b, n));
-    if foreign(fd) { go() } else { guard(-1, || io::send(fd, &part(b, n), 0, &go)) }
+    unless!(foreign(fd), write(fd, b, n), |go| io::send(fd, &part(b, n), 0, go))
 } }
 hook! { unsafe fn writev(fd: c_int, v: *const iovec, n: c_int) -> ssize_t => on_writev {
-    let go = || call!(writev(fd, v, n));
-    if foreign(fd) { go() } else { guard(-1, || io::send(fd, parts(v, count(n)), 0, &go)) }
+    unless!(foreign(fd), writev(fd, v, n), |go| io::send(fd, parts(v, count(n)), 0, go))
 } }
 hook! { unsafe fn pwritev2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t => on_pwritev2 {
-    let go = || call!(pwritev2(fd, v, n, off, flags));
-    if foreign(fd) || off != -1 { go() } else { guard(-1, || io::send(fd, parts(v, count(n)), nowait(flags), &go)) }
+    unless!(foreign(fd) || off != -1, pwritev2(fd, v, n, off, flags), |go| io::send(fd, parts(v, count(n)), nowait(flags), go))
 } }
 hook! { unsafe fn pwritev64v2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t => on_pwritev64v2 {
-    let go = || call!(pwritev2(fd, v, n, off, flags));
-    if foreign(fd) || off != -1 { go() } else { guard(-1, || io::send(fd, parts(v, count(n)), nowait(flags), &go)) }
+    unless!(foreign(fd) || off != -1, pwritev2(fd, v, n, off, flags), |go| io::send(fd, parts(v, count(n)), nowait(flags), go))
 } }
 hook! { unsafe fn send(fd: c_int, b: *const c_void, n: size_t, flags: c_int) -> ssize_t => on_send {
-    let go = || call!(send(fd, b, n, flags));
-    if foreign(fd) { go() } else { guard(-1, || io::send(fd, &part(b, n), flags, &go)) }
+    unless!(foreign(fd), send(fd, b, n, flags), |go| io::send(fd, &part(b, n), flags, go))
 } }
 hook! { unsafe fn __send(fd: c_int, b: *const c_void, n: size_t, flags: c_int) -> ssize_t => on_send_alias {
-    let go = || call!(send(fd, b, n, flags));
-    if foreign(fd) { go() } else { guard(-1, || io::send(fd, &part(b, n), flags, &go)) }
+    unless!(foreign(fd), send(fd, b, n, flags), |go| io::send(fd, &part(b, n), flags, go))
 } }
 hook! { unsafe fn sendto(fd: c_int, b: *const c_void, n: size_t, flags: c_int, to: *const sockaddr, len: socklen_t) -> ssize_t => on_sendto {
-    let go = || call!(sendto(fd, b, n, flags, to, len));
-    if foreign(fd) { go() } else { guard(-1, || io::send(fd, &part(b, n), flags, &go)) }
+    unless!(foreign(fd), sendto(fd, b, n, flags, to, len), |go| io::send(fd, &part(b, n), flags, go))
 } }
 hook! { unsafe fn sendmsg(fd: c_int, m: *const msghdr, flags: c_int) -> ssize_t => on_sendmsg {
     if foreign(fd) { call!(sendmsg(fd, m, flags)) } else { slow_sendmsg(fd, m, flags) }
@@ -204,97 +211,78 @@ hook! { unsafe fn sendmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int) 
 // From descriptor to descriptor.
 
 hook! { unsafe fn sendfile(to: c_int, from: c_int, off: *mut off_t, n: size_t) -> ssize_t => on_sendfile {
-    let go = || call!(sendfile(to, from, off, n));
-    if foreign(to) && foreign(from) { go() } else { guard(-1, || io::bulk(to, from, &go)) }
+    unless!(foreign(to) && foreign(from), sendfile(to, from, off, n), |go| io::bulk(to, from, go))
 } }
 hook! { unsafe fn sendfile64(to: c_int, from: c_int, off: *mut off_t, n: size_t) -> ssize_t => on_sendfile64 {
-    let go = || call!(sendfile(to, from, off, n));
-    if foreign(to) && foreign(from) { go() } else { guard(-1, || io::bulk(to, from, &go)) }
+    unless!(foreign(to) && foreign(from), sendfile(to, from, off, n), |go| io::bulk(to, from, go))
 } }
 hook! { unsafe fn splice(from: c_int, off_in: *mut off_t, to: c_int, off_out: *mut off_t, n: size_t, flags: c_uint) -> ssize_t => on_splice {
-    let go = || call!(splice(from, off_in, to, off_out, n, flags));
-    if foreign(to) && foreign(from) { go() } else { guard(-1, || io::bulk(to, from, &go)) }
+    unless!(foreign(to) && foreign(from), splice(from, off_in, to, off_out, n, flags), |go| io::bulk(to, from, go))
 } }
 hook! { unsafe fn vmsplice(fd: c_int, v: *const iovec, n: size_t, flags: c_uint) -> ssize_t => on_vmsplice {
-    let go = || call!(vmsplice(fd, v, n, flags));
-    if foreign(fd) { go() } else { guard(-1, || io::bulk(fd, -1, &go)) }
+    unless!(foreign(fd), vmsplice(fd, v, n, flags), |go| io::bulk(fd, -1, go))
 } }
 hook! { unsafe fn tee(from: c_int, to: c_int, n: size_t, flags: c_uint) -> ssize_t => on_tee {
-    let go = || call!(tee(from, to, n, flags));
-    if foreign(to) && foreign(from) { go() } else { guard(-1, || io::bulk(to, from, &go)) }
+    unless!(foreign(to) && foreign(from), tee(from, to, n, flags), |go| io::bulk(to, from, go))
 } }
 
 // Questions and options.
 
 hook! { unsafe fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int => on_ioctl {
-    let go = || call!(ioctl(fd, request, arg));
-    if foreign(fd) { go() } else { guard(-1, || io::ioctl(fd, request, arg, &go)) }
+    unless!(foreign(fd), ioctl(fd, request, arg), |go| io::ioctl(fd, request, arg, go))
 } }
 hook! { unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, len: *mut socklen_t) -> c_int => on_getsockopt {
-    let go = || call!(getsockopt(fd, level, name, v, len));
-    if foreign(fd) { go() } else { guard(-1, || io::getsockopt(fd, level, name, v, len, &go)) }
+    unless!(foreign(fd), getsockopt(fd, level, name, v, len), |go| io::getsockopt(fd, level, name, v, len, go))
 } }
 hook! { unsafe fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void, len: socklen_t) -> c_int => on_setsockopt {
-    let go = || call!(setsockopt(fd, level, name, v, len));
-    if foreign(fd) { go() } else { guard(-1, || io::setsockopt(fd, level, name, v, len, &go)) }
+    unless!(foreign(fd), setsockopt(fd, level, name, v, len), |go| io::setsockopt(fd, level, name, v, len, go))
 } }
 hook! { unsafe fn shutdown(fd: c_int, how: c_int) -> c_int => on_shutdown {
-    let go = || call!(shutdown(fd, how));
-    if foreign(fd) { go() } else { guard(-1, || io::shutdown(fd, how, &go)) }
+    unless!(foreign(fd), shutdown(fd, how), |go| io::shutdown(fd, how, go))
 } }
 hook! { unsafe fn connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int => on_connect {
-    let go = || call!(connect(fd, to, len));
-    if foreign(fd) { go() } else { guard(-1, || io::connect(fd, &go)) }
+    unless!(foreign(fd), connect(fd, to, len), |go| io::connect(fd, go))
 } }
 
 // What a number means. These look at the table alone: an SSL call in progress says
 // nothing about which descriptors a thread closes.
 
 hook! { unsafe fn close(fd: c_int) -> c_int => on_close {
-    let go = || call!(close(fd));
-    if fdtable::is_free(fd) { go() } else { guard(-1, || fds::close(fd, &go)) }
+    unless!(fdtable::is_free(fd), close(fd), |go| fds::close(fd, go))
 } }
 hook! { unsafe fn __close(fd: c_int) -> c_int => on_close_alias {
-    let go = || call!(close(fd));
-    if fdtable::is_free(fd) { go() } else { guard(-1, || fds::close(fd, &go)) }
+    unless!(fdtable::is_free(fd), close(fd), |go| fds::close(fd, go))
 } }
 hook! { unsafe fn closefrom(low: c_int) => on_closefrom {
     if fdtable::is_empty() { return call!(closefrom(low)); }
-    let go = |first: u32, last: u32| call!(close_range(first, last, 0));
+    let go = |first: u32, last: u32| slow!(close_range(first, last, 0));
     guard(-1, || fds::closing_range(low.max(0) as u32, u32::MAX, 0, &go));
 } }
 hook! { unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int => on_close_range {
     if fdtable::is_empty() { return call!(close_range(first, last, flags)); }
-    let go = |first: u32, last: u32| call!(close_range(first, last, flags));
+    let go = |first: u32, last: u32| slow!(close_range(first, last, flags));
     guard(-1, || fds::closing_range(first, last, flags as u32, &go))
 } }
 hook! { unsafe fn dup(fd: c_int) -> c_int => on_dup {
-    let go = || call!(dup(fd));
-    if fdtable::is_free(fd) { go() } else { guard(-1, || fds::dup(fd, None, &go)) }
+    unless!(fdtable::is_free(fd), dup(fd), |go| fds::dup(fd, None, go))
 } }
 hook! { unsafe fn dup2(fd: c_int, new: c_int) -> c_int => on_dup2 {
-    let go = || call!(dup2(fd, new));
-    if fdtable::is_free(fd) && fdtable::is_free(new) { go() } else { guard(-1, || fds::dup(fd, Some(new), &go)) }
+    unless!(fdtable::is_free(fd) && fdtable::is_free(new), dup2(fd, new), |go| fds::dup(fd, Some(new), go))
 } }
 hook! { unsafe fn __dup2(fd: c_int, new: c_int) -> c_int => on_dup2_alias {
-    let go = || call!(dup2(fd, new));
-    if fdtable::is_free(fd) && fdtable::is_free(new) { go() } else { guard(-1, || fds::dup(fd, Some(new), &go)) }
+    unless!(fdtable::is_free(fd) && fdtable::is_free(new), dup2(fd, new), |go| fds::dup(fd, Some(new), go))
 } }
 hook! { unsafe fn dup3(fd: c_int, new: c_int, flags: c_int) -> c_int => on_dup3 {
-    let go = || call!(dup3(fd, new, flags));
-    if fdtable::is_free(fd) && fdtable::is_free(new) { go() } else { guard(-1, || fds::dup(fd, Some(new), &go)) }
+    unless!(fdtable::is_free(fd) && fdtable::is_free(new), dup3(fd, new, flags), |go| fds::dup(fd, Some(new), go))
 } }
 hook! { unsafe fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int => on_fcntl {
-    let go = || call!(fcntl(fd, cmd, arg));
-    if fdtable::is_free(fd) || !duplicates(cmd) { go() } else { guard(-1, || fds::dup(fd, None, &go)) }
+    unless!(fdtable::is_free(fd) || !duplicates(cmd), fcntl(fd, cmd, arg), |go| fds::dup(fd, None, go))
 } }
 hook! { unsafe fn fcntl64(fd: c_int, cmd: c_int, arg: usize) -> c_int => on_fcntl64 {
-    let go = || call!(fcntl(fd, cmd, arg));
-    if fdtable::is_free(fd) || !duplicates(cmd) { go() } else { guard(-1, || fds::dup(fd, None, &go)) }
+    unless!(fdtable::is_free(fd) || !duplicates(cmd), fcntl(fd, cmd, arg), |go| fds::dup(fd, None, go))
 } }
 hook! { unsafe fn __fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int => on_fcntl_alias {
-    let go = || call!(fcntl(fd, cmd, arg));
-    if fdtable::is_free(fd) || !duplicates(cmd) { go() } else { guard(-1, || fds::dup(fd, None, &go)) }
+    unless!(fdtable::is_free(fd) || !duplicates(cmd), fcntl(fd, cmd, arg), |go| fds::dup(fd, None, go))
 } }
 
 fn duplicates(cmd: c_int) -> bool {

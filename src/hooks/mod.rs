@@ -32,7 +32,7 @@ macro_rules! traced {
                             let name = core::ffi::CStr::from_bytes_until_nul(name.as_bytes()).unwrap_or(c"");
                             let real = crate::openssl::resolver::bare(ret, name);
                             // SAFETY: OpenSSL's ABI fixes the type that belongs to this name.
-                            let real: Option<unsafe extern "C" fn($($t),*) -> $r> = unsafe { core::mem::transmute(real) };
+                            let real: Option<unsafe extern "C-unwind" fn($($t),*) -> $r> = unsafe { core::mem::transmute(real) };
                             // SAFETY: the program's own call, with its own arguments.
                             return real.map_or($fallback, |f| unsafe { f($($v),*) });
                         }

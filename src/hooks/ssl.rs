@@ -25,10 +25,13 @@ traced! { resolver::no_ssl;
     SSL_sendfile["r9"](s: *mut Ssl, fd: c_int, off: i64, size: usize, flags: c_int) -> isize, -1, ssl::sendfile;
 
     SSL_shutdown["rsi"](s: *mut Ssl) -> c_int, -1, ssl::shutdown;
+    SSL_shutdown_ex["r8"](s: *mut Ssl, flags: u64, args: *const c_void, len: usize) -> c_int, -1, shutdown_ex;
     SSL_pending["rsi"](s: *mut Ssl) -> c_int, 0, ssl::pending;
     SSL_has_pending["rsi"](s: *mut Ssl) -> c_int, 0, ssl::has_pending;
     SSL_get_error["rdx"](s: *mut Ssl, r: c_int) -> c_int, crate::openssl::SSL_ERROR_SYSCALL, ssl::get_error;
     SSL_want["rsi"](s: *mut Ssl) -> c_int, crate::openssl::SSL_NOTHING, ssl::want;
+    SSL_net_read_desired["rsi"](s: *mut Ssl) -> c_int, 0, net_read_desired;
+    SSL_net_write_desired["rsi"](s: *mut Ssl) -> c_int, 0, net_write_desired;
 
     SSL_set_fd["rdx"](s: *mut Ssl, fd: c_int) -> c_int, 0, ssl::set_fd, SetFd::Both;
     SSL_set_rfd["rdx"](s: *mut Ssl, fd: c_int) -> c_int, 0, ssl::set_fd, SetFd::Read;
@@ -60,4 +63,54 @@ traced! { resolver::no_ssl;
     SSL_CTX_set_block_padding_ex["rcx"](ctx: *mut SslCtx, app: usize, handshake: usize) -> c_int, 0, ssl::ctx_set_block_padding_ex;
     SSL_set_record_padding_callback["rdx"](s: *mut Ssl, cb: PaddingCb) -> c_int, 0, ssl::set_record_padding_callback;
     SSL_CTX_set_record_padding_callback["rdx"](ctx: *mut SslCtx, cb: PaddingCb) -> (), (), ssl::ctx_set_record_padding_callback;
+}
+
+/// For anything but QUIC libssl answers these from SSL_shutdown and SSL_want, but
+/// not by way of the hooked symbols in a library linked with -Bsymbolic.
+fn quic(ret: usize, s: *const Ssl) -> bool {
+    let table = resolver::caller(ret).ssl;
+    // SAFETY: the program's own object.
+    table
+        .and_then(|t| t.SSL_is_quic)
+        .is_some_and(|f| unsafe { f(s) } != 0)
+}
+
+unsafe fn shutdown_ex(
+    ret: usize,
+    s: *mut Ssl,
+    flags: u64,
+    args: *const c_void,
+    len: usize,
+) -> c_int {
+    let real = resolver::caller(ret).ssl.and_then(|t| t.SSL_shutdown_ex);
+    match real {
+        // SAFETY: the program's own call.
+        Some(f) if quic(ret, s) => unsafe { f(s, flags, args, len) },
+        // SAFETY: the program's own object.
+        _ => unsafe { ssl::shutdown(ret, s) },
+    }
+}
+
+unsafe fn net_read_desired(ret: usize, s: *mut Ssl) -> c_int {
+    let real = resolver::caller(ret)
+        .ssl
+        .and_then(|t| t.SSL_net_read_desired);
+    match real {
+        // SAFETY: the program's own call.
+        Some(f) if quic(ret, s) => unsafe { f(s) },
+        // SAFETY: the program's own object.
+        _ => c_int::from(unsafe { ssl::want(ret, s) } == crate::openssl::SSL_READING),
+    }
+}
+
+unsafe fn net_write_desired(ret: usize, s: *mut Ssl) -> c_int {
+    let real = resolver::caller(ret)
+        .ssl
+        .and_then(|t| t.SSL_net_write_desired);
+    match real {
+        // SAFETY: the program's own call.
+        Some(f) if quic(ret, s) => unsafe { f(s) },
+        // SAFETY: the program's own object.
+        _ => c_int::from(unsafe { ssl::want(ret, s) } == crate::openssl::SSL_WRITING),
+    }
 }

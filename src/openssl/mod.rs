@@ -44,7 +44,8 @@ opaque! {
 
 pub type KeylogCb = Option<unsafe extern "C" fn(*const Ssl, *const c_char)>;
 pub type PaddingCb = Option<unsafe extern "C" fn(*mut Ssl, c_int, usize, *mut c_void) -> usize>;
-pub type MsgCb = Option<unsafe extern "C" fn(c_int, c_int, c_int, *const c_void, usize, *mut Ssl, *mut c_void)>;
+pub type MsgCb =
+    Option<unsafe extern "C" fn(c_int, c_int, c_int, *const c_void, usize, *mut Ssl, *mut c_void)>;
 pub type InfoCb = Option<unsafe extern "C" fn(*const Ssl, c_int, c_int)>;
 pub type CtrlFn = Option<unsafe extern "C" fn()>;
 
@@ -122,8 +123,16 @@ pub const EX_INDEX_SSL: c_int = 0;
 pub const EX_INDEX_SSL_CTX: c_int = 1;
 
 /// What `CRYPTO_get_ex_new_index` wants.
-pub type ExNew = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void, c_int, c_long, *mut c_void);
-pub type ExFree = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void, c_int, c_long, *mut c_void);
+pub type ExNew =
+    unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void, c_int, c_long, *mut c_void);
+pub type ExFree =
+    unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void, c_int, c_long, *mut c_void);
 /// The `from_d` parameter is `void *` in 1.1.1 and `void **` in 3.0.
-pub type ExDup =
-    unsafe extern "C" fn(*mut c_void, *const c_void, *mut c_void, c_int, c_long, *mut c_void) -> c_int;
+pub type ExDup = unsafe extern "C" fn(
+    *mut c_void,
+    *const c_void,
+    *mut c_void,
+    c_int,
+    c_long,
+    *mut c_void,
+) -> c_int;

@@ -27,8 +27,18 @@ const LIBRARIES: usize = 16;
 const CALLERS: usize = 128;
 
 /// Newest first: a process with two of them resolves by caller anyway.
-const SSL_NAMES: [&CStr; 4] = [c"libssl.so.4", c"libssl.so.3", c"libssl.so.1.1", c"libssl.so"];
-const CRYPTO_NAMES: [&CStr; 4] = [c"libcrypto.so.4", c"libcrypto.so.3", c"libcrypto.so.1.1", c"libcrypto.so"];
+const SSL_NAMES: [&CStr; 4] = [
+    c"libssl.so.4",
+    c"libssl.so.3",
+    c"libssl.so.1.1",
+    c"libssl.so",
+];
+const CRYPTO_NAMES: [&CStr; 4] = [
+    c"libcrypto.so.4",
+    c"libcrypto.so.3",
+    c"libcrypto.so.1.1",
+    c"libcrypto.so",
+];
 const SSL_PROBE: &CStr = c"SSL_new";
 const CRYPTO_PROBE: &CStr = c"BIO_new";
 
@@ -88,7 +98,10 @@ fn as_ptr(l: Lib) -> *mut Library {
 fn cached(addr: usize) -> Option<&'static Slot> {
     let taken = SLOTS_TAKEN.load(Acquire).min(CALLERS);
     // `end` is published last and is 0 until then.
-    SLOTS.iter().take(taken).find(|s| addr < s.end.load(Acquire) && addr >= s.start.load(Relaxed))
+    SLOTS
+        .iter()
+        .take(taken)
+        .find(|s| addr < s.end.load(Acquire) && addr >= s.start.load(Relaxed))
 }
 
 fn describe(addr: usize, ssl: Lib, crypto: Lib) -> Caller {
@@ -125,24 +138,38 @@ pub fn no_crypto(ret: usize) -> bool {
 pub fn bare(ret: usize, name: &CStr) -> *mut c_void {
     errno::preserve(|| {
         let (ssl, crypto) = libs(ret, true);
-        for l in [ssl, crypto].into_iter().flatten() {
-            let p = l.find(name);
-            if !p.is_null() {
-                return p;
-            }
+        let mut p = [ssl, crypto]
+            .into_iter()
+            .flatten()
+            .map(|l| l.find(name))
+            .find(|p| !p.is_null());
+        if p.is_none() {
+            // SAFETY: a C string and the handle that means "after this object".
+            p = Some(unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) })
+                .filter(|&p| !is_own(p as usize));
         }
-        // SAFETY: a C string and the handle that means "after this object".
-        let p = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
-        if is_own(p as usize) { null_mut() } else { p }
+        forget_failures();
+        p.unwrap_or(null_mut())
     })
+}
+
+/// Drops the message of a failed look-up of ours, which the program would else find
+/// in its own next dlerror().
+fn forget_failures() {
+    // SAFETY: takes nothing.
+    unsafe { libc::dlerror() };
 }
 
 #[inline]
 fn libs(ret: usize, need_ssl: bool) -> (Lib, Lib) {
     let slot = cached(ret);
     if let Some(s) = slot {
-        let (ssl, crypto) = (library(s.ssl.load(Acquire)), library(s.crypto.load(Acquire)));
-        let settled = s.seen.load(Relaxed) == LIB_COUNT.load(Relaxed) && !(need_ssl && ssl.is_none());
+        let (ssl, crypto) = (
+            library(s.ssl.load(Acquire)),
+            library(s.crypto.load(Acquire)),
+        );
+        let settled =
+            s.seen.load(Relaxed) == LIB_COUNT.load(Relaxed) && !(need_ssl && ssl.is_none());
         if (ssl.is_some() && crypto.is_some()) || settled {
             return (ssl, crypto);
         }
@@ -163,10 +190,12 @@ fn look_up(ret: usize, slot: Option<&'static Slot>) -> (Lib, Lib) {
         }
         (_, o) => find_crypto(o),
     };
-    // SAFETY: takes nothing; drops the message of a failed look-up of ours, which
-    // the program would else find in its own next dlerror().
-    unsafe { libc::dlerror() };
-    let seen = if ssl.is_some() { LIB_COUNT.load(Acquire) } else { seen };
+    forget_failures();
+    let seen = if ssl.is_some() {
+        LIB_COUNT.load(Acquire)
+    } else {
+        seen
+    };
     match (slot, object) {
         (Some(s), _) => fill(s, ssl, crypto, seen),
         (None, Some(o)) => {
@@ -196,10 +225,16 @@ fn same(a: Option<&'static crypto::Table>, b: Option<&'static crypto::Table>) ->
 fn find_ssl(object: Option<&Object>) -> Lib {
     if let Some(o) = object {
         // A libcrypto calls back for whichever libssl sits on top of *it*.
-        if let Some(c) = o.tree(CRYPTO_PROBE).filter(|l| l.start == o.start && l.find(SSL_PROBE).is_null()) {
+        if let Some(c) = o
+            .tree(CRYPTO_PROBE)
+            .filter(|l| l.start == o.start && l.find(SSL_PROBE).is_null())
+        {
             return registered(|l| l.ssl.is_some() && same(l.crypto, c.crypto));
         }
-        if let Some(l) = o.tree(SSL_PROBE).or_else(|| o.needed(b"libssl.so", SSL_PROBE)) {
+        if let Some(l) = o
+            .tree(SSL_PROBE)
+            .or_else(|| o.needed(b"libssl.so", SSL_PROBE))
+        {
             return Some(l);
         }
     }
@@ -208,7 +243,9 @@ fn find_ssl(object: Option<&Object>) -> Lib {
 
 fn find_crypto(object: Option<&Object>) -> Lib {
     if let Some(o) = object
-        && let Some(l) = o.tree(CRYPTO_PROBE).or_else(|| o.needed(b"libcrypto.so", CRYPTO_PROBE))
+        && let Some(l) = o
+            .tree(CRYPTO_PROBE)
+            .or_else(|| o.needed(b"libcrypto.so", CRYPTO_PROBE))
     {
         return Some(l);
     }
@@ -235,18 +272,27 @@ fn owner(p: *mut c_void) -> Lib {
 }
 
 fn registered(what: impl Fn(&Library) -> bool) -> Lib {
-    LIBS.iter().filter_map(|p| library(p.load(Acquire))).find(|l| what(l))
+    LIBS.iter()
+        .filter_map(|p| library(p.load(Acquire)))
+        .find(|l| what(l))
 }
 
 /// Pins an object and makes its tables.
 fn register(o: &Object) -> Lib {
     let handle = o.open()?;
-    let mut fresh = Library { start: o.start, end: o.end, handle: handle.0 as usize, ssl: None, crypto: None };
+    let mut fresh = Library {
+        start: o.start,
+        end: o.end,
+        handle: handle.0 as usize,
+        ssl: None,
+        crypto: None,
+    };
     let has = |name: &CStr| !fresh.find(name).is_null();
     let (has_ssl, has_crypto) = (has(SSL_PROBE), has(CRYPTO_PROBE));
     if has_crypto {
         // SAFETY: one loaded object that defines libcrypto's names; it stays loaded.
-        fresh.crypto = unsafe { crypto::Table::resolve(&mut |n| fresh.find(n)) }.and_then(|t| Some(&*crate::sys::immortal(t)?));
+        fresh.crypto = unsafe { crypto::Table::resolve(&mut |n| fresh.find(n)) }
+            .and_then(|t| Some(&*crate::sys::immortal(t)?));
     } else if has_ssl {
         fresh.crypto = owner(handle.symbol(CRYPTO_PROBE)).and_then(|l| l.crypto);
     }
@@ -278,7 +324,11 @@ impl Library {
     fn find(&self, name: &CStr) -> *mut c_void {
         let p = Handle(self.handle as *mut c_void).symbol(name);
         let at = p as usize;
-        if at >= self.start && at < self.end { p } else { null_mut() }
+        if at >= self.start && at < self.end {
+            p
+        } else {
+            null_mut()
+        }
     }
 }
 
@@ -330,7 +380,9 @@ impl Object {
                 return 0;
             }
             // SAFETY: the loader's own count of the program headers there.
-            for ph in unsafe { core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize) } {
+            let headers =
+                unsafe { core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+            for ph in headers {
                 let at = base.wrapping_add(ph.p_vaddr as usize);
                 match ph.p_type {
                     libc::PT_LOAD => {
@@ -342,7 +394,13 @@ impl Object {
                 }
             }
             if search.addr >= start && search.addr < end {
-                search.found = Some(Object { start, end, base, dynamic, name: info.dlpi_name });
+                search.found = Some(Object {
+                    start,
+                    end,
+                    base,
+                    dynamic,
+                    name: info.dlpi_name,
+                });
                 return 1;
             }
             0
@@ -374,7 +432,9 @@ impl Object {
             return None;
         }
         // SAFETY: as in `is_main`.
-        with_handle(unsafe { CStr::from_ptr(self.name) }, |h| owner(h.symbol(probe)))
+        with_handle(unsafe { CStr::from_ptr(self.name) }, |h| {
+            owner(h.symbol(probe))
+        })
     }
 
     /// The loaded library that this object asks for by a name that begins so.
@@ -382,7 +442,13 @@ impl Object {
         if is_own(self.start) {
             return None;
         }
-        self.needs().find_map(|n| if n.to_bytes().starts_with(begins) { loaded(n, probe) } else { None })
+        self.needs().find_map(|n| {
+            if n.to_bytes().starts_with(begins) {
+                loaded(n, probe)
+            } else {
+                None
+            }
+        })
     }
 
     /// The names in DT_NEEDED.
@@ -393,7 +459,11 @@ impl Object {
         for (tag, value) in entries.clone() {
             if tag == DT_STRTAB {
                 // The loader relocates it in place on this architecture.
-                strings = if value < self.base { self.base.wrapping_add(value) } else { value };
+                strings = if value < self.base {
+                    self.base.wrapping_add(value)
+                } else {
+                    value
+                };
             }
         }
         entries
@@ -431,3 +501,8 @@ pub fn is_own(addr: usize) -> bool {
     }
     addr >= START.load(Relaxed) && addr < END.load(Relaxed)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)] // A test may fail loudly.
+#[path = "resolver_test.rs"]
+mod tests;

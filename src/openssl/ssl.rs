@@ -3,7 +3,7 @@
 //! One list makes the struct and its filler. A function that every libssl from
 //! 1.1.1 on exports is a plain pointer: if one is missing, the library is not one
 //! that we understand and there is no table. Later ones are `Option`. Function
-//! pointers are `extern "C"`: a cancelled thread unwinds through them (P40).
+//! pointers are "C-unwind": a cancelled thread unwinds through them (P40, boundary.rs).
 //!
 //! Tables are made by the resolver and live for ever; so does the library, whose
 //! reference the resolver keeps (P4).
@@ -42,8 +42,8 @@ macro_rules! table {
             pub ex_ssl: AtomicI32,
             /// The same for an `SSL_CTX`.
             pub ex_ctx: AtomicI32,
-            $(pub $name: unsafe extern "C" fn($($a),*) $(-> $r)?,)*
-            $(pub $oname: Option<unsafe extern "C" fn($($oa),*) $(-> $or)?>,)*
+            $(pub $name: unsafe extern "C-unwind" fn($($a),*) $(-> $r)?,)*
+            $(pub $oname: Option<unsafe extern "C-unwind" fn($($oa),*) $(-> $or)?>,)*
         }
 
         impl Table {
@@ -57,8 +57,8 @@ macro_rules! table {
                     crypto,
                     ex_ssl: AtomicI32::new(-1),
                     ex_ctx: AtomicI32::new(-1),
-                    $($name: pointer!(find, $name, unsafe extern "C" fn($($a),*) $(-> $r)?)?,)*
-                    $($oname: pointer!(find, $oname, unsafe extern "C" fn($($oa),*) $(-> $or)?),)*
+                    $($name: pointer!(find, $name, unsafe extern "C-unwind" fn($($a),*) $(-> $r)?)?,)*
+                    $($oname: pointer!(find, $oname, unsafe extern "C-unwind" fn($($oa),*) $(-> $or)?),)*
                 })
             }
 
@@ -160,5 +160,8 @@ table! {
         SSL_CTX_set_block_padding_ex: fn(*mut SslCtx, size_t, size_t) -> c_int;
         SSL_is_quic: fn(*const Ssl) -> c_int;
         SSL_is_tls: fn(*const Ssl) -> c_int;
+        SSL_shutdown_ex: fn(*mut Ssl, u64, *const c_void, size_t) -> c_int;
+        SSL_net_read_desired: fn(*mut Ssl) -> c_int;
+        SSL_net_write_desired: fn(*mut Ssl) -> c_int;
     }
 }
