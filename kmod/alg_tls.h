@@ -174,7 +174,6 @@ struct alg_tls_rx {
 	u8 parked;			/* its content type, 0 is none */
 	bool need_key;			/* a KeyUpdate was taken: EKEYEXPIRED */
 	bool eof;			/* close_notify was taken */
-	u8 tail;			/* TLS 1.3: last byte of an opened record */
 	/* the handshake message that the last taken record broke off in */
 	u8 hs_hdr[4];
 	u8 hs_have;			/* valid bytes of hs_hdr */
@@ -192,6 +191,11 @@ struct alg_tls_rx {
 	struct page *pin[ALG_TLS_RX_PIN];
 	struct scatterlist src[ALG_TLS_RX_SRC];
 	struct scatterlist dst[ALG_TLS_RX_PIN + 2]; /* AAD, pages, tail */
+	/* TLS 1.3: the type byte; alone in its line, a device may write it */
+	union {
+		u8 tail;
+		u8 pad[L1_CACHE_BYTES];
+	} ____cacheline_aligned;
 };
 
 struct alg_tls_ctx {
@@ -417,8 +421,6 @@ ssize_t alg_tls_splice_read(struct socket *sock, loff_t *ppos,
  */
 __poll_t alg_tls_poll_in(struct alg_tls_ctx *ctx);
 
-/* Memory for the direction; before the lock is taken; may fail with -ENOMEM. */
-int alg_tls_rx_prepare(struct alg_tls_ctx *ctx);
 /* rxd is installed: remember copied_seq and lowat, set lowat.  Cannot fail. */
 void alg_tls_rx_attach(struct alg_tls_ctx *ctx);
 /* rxd has a new key: unpark.  core wakes. */
@@ -436,8 +438,6 @@ void alg_tls_rx_detach(struct alg_tls_ctx *ctx);
  * TCP socket alive: the caller resets the connection.
  */
 bool alg_tls_rx_release(struct alg_tls_ctx *ctx);
-/* Set sk_rcvlowat to what a whole record needs now. */
-void alg_tls_rx_update_lowat(struct alg_tls_ctx *ctx);
 /* FIONREAD of the op: plaintext bytes that recv() gives without waiting for
  * TCP, i.e. the rest.
  */

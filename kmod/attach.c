@@ -189,9 +189,6 @@ static int alg_tls_attach(struct alg_tls_ctx *ctx, sockptr_t optval,
 		err = alg_tls_dir_make(ctx, a.rx, &rx);
 		if (err)
 			goto out_unlock;
-		err = alg_tls_rx_prepare(ctx);
-		if (err)
-			goto out_unlock;
 	}
 
 	lock_sock(sk);

@@ -106,12 +106,6 @@ int alg_tls_rx_settle(struct alg_tls_ctx *ctx, bool asleep)
 	return err;
 }
 
-void alg_tls_rx_update_lowat(struct alg_tls_ctx *ctx)
-{
-	if (ctx->rxd.on)
-		alg_tls_rx_settle(ctx, false);
-}
-
 int alg_tls_rx_sleep(struct alg_tls_ctx *ctx, long *timeo)
 {
 	int err;
@@ -183,14 +177,14 @@ static int rx_from_rest(struct alg_tls_ctx *ctx, struct rx_call *c)
 {
 	struct alg_tls_rx *rx = &ctx->rx;
 	bool peek = c->flags & MSG_PEEK;
-	int n;
+	int err, n;
 
 	if (rx->rest_type != ALG_TLS_T_DATA && !c->ctrl)
 		return c->copied ? 0 : alg_tls_count_err(ctx, -EIO);
 	if (c->ctrl && !c->done) {
-		if (!alg_tls_rx_put_type(c->msg, rx->rest_type) &&
-		    rx->rest_type != ALG_TLS_T_DATA)
-			return alg_tls_count_err(ctx, -EIO);
+		err = alg_tls_rx_put_type(c->msg, rx->rest_type);
+		if (err)
+			return alg_tls_count_err(ctx, err);
 		c->done = true;
 	}
 	n = alg_tls_rx_give_rest(ctx, &c->msg->msg_iter, peek);
@@ -310,11 +304,6 @@ int alg_tls_rx_inq(struct alg_tls_ctx *ctx)
 }
 
 /* -------------------------------------------------- attach and detach --- */
-
-int alg_tls_rx_prepare(struct alg_tls_ctx *ctx)
-{
-	return 0;	/* buffers are made when a record needs one */
-}
 
 static void rx_forget(struct alg_tls_rx *rx)
 {

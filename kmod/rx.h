@@ -110,8 +110,8 @@ int alg_tls_rx_look(struct alg_tls_ctx *ctx, struct rx_rec *rec);
  */
 int alg_tls_rx_take(struct alg_tls_ctx *ctx, struct rx_call *c,
 		    const struct rx_rec *rec);
-/* Tell the reader the type of its record; true if that worked. */
-bool alg_tls_rx_put_type(struct msghdr *msg, u8 type);
+/* Tell the reader the type: -EFAULT, or -EIO if it must know and cannot. */
+int alg_tls_rx_put_type(struct msghdr *msg, u8 type);
 
 /* ----------------------------------------------------------- rx.c --- */
 

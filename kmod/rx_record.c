@@ -420,10 +420,13 @@ static void rx_took(struct alg_tls_ctx *ctx, u8 type, unsigned int len)
 	}
 }
 
-bool alg_tls_rx_put_type(struct msghdr *msg, u8 type)
+int alg_tls_rx_put_type(struct msghdr *msg, u8 type)
 {
-	return !put_cmsg(msg, SOL_TLS, TLS_GET_RECORD_TYPE, sizeof(type),
-			 &type) && !(msg->msg_flags & MSG_CTRUNC);
+	if (put_cmsg(msg, SOL_TLS, TLS_GET_RECORD_TYPE, sizeof(type), &type))
+		return -EFAULT;
+	if (msg->msg_flags & MSG_CTRUNC && type != ALG_TLS_T_DATA)
+		return -EIO;
+	return 0;
 }
 
 /* Open into @to, or into rest if that is NULL or not to be had. */
@@ -488,13 +491,14 @@ int alg_tls_rx_take(struct alg_tls_ctx *ctx, struct rx_call *c,
 		goto err_drop;
 	}
 	if (c->ctrl && (len || type != ALG_TLS_T_DATA)) {
-		c->done = true;
-		if (!alg_tls_rx_put_type(c->msg, type) &&
-		    type != ALG_TLS_T_DATA) {
+		err = alg_tls_rx_put_type(c->msg, type);
+		if (err == -EIO) {
 			WRITE_ONCE(rx->parked, type);
-			err = alg_tls_count_err(ctx, -EIO);
-			goto err_drop;
+			alg_tls_count_err(ctx, err);
 		}
+		if (err)
+			goto err_drop;
+		c->done = true;
 	}
 	if (peek && type != ALG_TLS_T_DATA) {
 		len = min_t(size_t, len, iov_iter_count(to));

@@ -35,7 +35,17 @@
  *	with a control buffer: exactly one record (or the rest of one) per call,
  *	its content type in a TLS_GET_RECORD_TYPE cmsg at SOL_TLS.
  *	MSG_PEEK, MSG_DONTWAIT, MSG_WAITALL, MSG_NOSIGNAL are known, all other
- *	flags are EOPNOTSUPP.
+ *	flags are EOPNOTSUPP.  MSG_PEEK shows one record; a data record becomes
+ *	the rest by it, another one stays on the TCP socket.  MSG_WAITALL fills
+ *	the buffer, so its last record may leave a rest too.  Empty data records
+ *	are skipped.  FIONREAD on the op is the length of the rest.
+ *	After a fault (EFAULT) nothing is lost.  Buffer bytes beyond the returned
+ *	count may have been written to.
+ *
+ * poll() on the TCP fd reports a whole record, not a part of one: SO_RCVLOWAT
+ *	of the TCP socket belongs to the op while RX is attached.  A value that
+ *	the program sets meanwhile counts as a minimum and is left behind by
+ *	detach.
  *
  * sendmsg() on the op
  *	application data, cut into records of at most the attached tx_max; a
@@ -50,7 +60,9 @@
  *	ENOTCONN	this direction is not attached
  *	EIO		a record that is not application data is next, and the
  *			caller gave no control buffer; it stays on the TCP socket
- *	EKEYEXPIRED	a KeyUpdate was taken: set the next key (TLS_RX) first
+ *	EKEYEXPIRED	a KeyUpdate (TLS 1.2: ChangeCipherSpec) was taken: set the
+ *			next key (TLS_RX) first.  Messages are followed across
+ *			records, from the first record taken under this key
  *	EBADMSG		the record's tag is wrong (sticky; nothing was consumed)
  *	EPROTO		not a TLS record of this version (sticky; not consumed)
  *	EMSGSIZE	record length out of range (sticky; not consumed), or a

@@ -35,6 +35,7 @@ pub mod tx;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use crate::openssl::ask::Live;
 use crate::openssl::ssl::Table;
 use crate::reason::{AtomicReason, Reason};
 pub use crate::thread::ConnId;
@@ -299,7 +300,7 @@ impl Connection {
     }
 
     /// A fresh connection for this SSL.
-    pub fn create(table: &'static Table, ssl: usize) -> Option<(ConnId, &'static Connection)> {
+    pub fn create(live: Live) -> Option<(ConnId, &'static Connection)> {
         let (id, conn) = slab::take()?;
         conn.marks.store(0, Ordering::Relaxed);
         conn.max_fragment.store(0, Ordering::Relaxed);
@@ -312,9 +313,17 @@ impl Connection {
         }
         conn.rx.reset();
         conn.tx.reset();
-        conn.table.store(ptr::from_ref(table).cast_mut(), Ordering::Release);
-        conn.ssl.store(ssl, Ordering::Release);
+        conn.table.store(ptr::from_ref(live.table).cast_mut(), Ordering::Release);
+        conn.ssl.store(live.ptr() as usize, Ordering::Release);
         Some((id, conn))
+    }
+
+    /// The SSL object, alive as long as its connection.
+    pub fn live(&self) -> Option<Live> {
+        let s = self.ssl.load(Ordering::Acquire);
+        let table = self.table()?;
+        // SAFETY: the number is cleared before the object is freed (`end::finish`).
+        (s != 0).then(|| unsafe { Live::new(table, s as *mut crate::openssl::Ssl) })
     }
 
     /// Back to the state before a handshake, on the same SSL and descriptors.
@@ -343,12 +352,15 @@ impl Connection {
         self.marks.load(Ordering::Acquire) & bit != 0
     }
 
+    // A plain test first in all three: they run on the fast lane, where little
+    // changes.
     pub fn mark(&self, bit: u32) {
-        self.marks.fetch_or(bit, Ordering::AcqRel);
+        if !self.is(bit) {
+            self.marks.fetch_or(bit, Ordering::AcqRel);
+        }
     }
 
     pub fn unmark(&self, bit: u32) {
-        // A plain test first: this runs on the fast lane, where it is rarely set.
         if self.is(bit) {
             self.marks.fetch_and(!bit, Ordering::AcqRel);
         }

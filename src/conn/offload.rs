@@ -16,7 +16,7 @@ use crate::backend::{Backend, CryptoInfo, alg};
 use crate::config::config;
 use crate::fdtable;
 use crate::keys::{self, Suite, TrafficKeys, Version};
-use crate::openssl::{self, Ssl, ssl::Table};
+use crate::openssl::{self, ask::Live, ssl::Table};
 use crate::process::{self, Phase};
 use crate::reason::Reason;
 use crate::record::cipher::{PROOF_SPAN, RecordCipher};
@@ -51,31 +51,19 @@ use Verdict::{Later, Never};
 
 impl Connection {
     /// Called when an outermost SSL call of this connection returns.
-    ///
-    /// # Safety
-    /// `s` is this connection's live SSL object.
-    pub unsafe fn try_offload(&self, table: &'static Table, s: *mut Ssl) {
-        if self.rx.lane() != Lane::Watch && self.tx.lane() != Lane::Watch {
-            return;
+    pub fn try_offload(&self, live: &Live) {
+        if (self.rx.lane() == Lane::Watch || self.tx.lane() == Lane::Watch) && !live.in_init() {
+            errno::preserve(|| self.settle(live));
         }
-        // SAFETY: `s` is live, as the caller vouches.
-        if unsafe { (table.SSL_in_init)(s) } != 0 {
-            return;
-        }
-        // SAFETY: as above.
-        errno::preserve(|| unsafe { self.settle(table, s) });
     }
 
-    /// # Safety
-    /// As for `try_offload`; the handshake is complete.
-    unsafe fn settle(&self, table: &'static Table, s: *mut Ssl) {
-        // SAFETY: `s` is live.
-        unsafe { self.identify(table, s) };
+    /// The handshake is complete.
+    fn settle(&self, live: &Live) {
+        self.identify(live);
         if let Some(reason) = self.ruled_out() {
             return self.refuse(reason);
         }
-        // SAFETY: `s` is live.
-        let suite = match unsafe { suite_of(table, s) } {
+        let suite = match suite_of(live) {
             Ok(suite) => suite,
             Err(reason) => return self.refuse(reason),
         };
@@ -87,15 +75,13 @@ impl Connection {
         if let Some(mut secrets) = self.secrets.lock() {
             secrets.suite = Some(suite);
         }
-        // SAFETY: `s` is live, here and below.
-        unsafe { self.look_at_bios(table, s) };
-        let tx = unsafe { self.weigh(Dir::Tx, table, s, suite) };
-        let rx = unsafe { self.weigh(Dir::Rx, table, s, suite) };
+        self.look_at_bios(live);
+        let tx = self.weigh(Dir::Tx, live, suite);
+        let rx = self.weigh(Dir::Rx, live, suite);
         if tx.is_none() && rx.is_none() {
             return;
         }
-        // SAFETY: `s` is live.
-        let tx_max = unsafe { self.fragment(table, s) };
+        let tx_max = self.fragment(live);
         self.install(suite, tx, rx, tx_max);
         if self.rx.lane() != Lane::Watch && self.tx.lane() != Lane::Watch {
             if let Some(mut secrets) = self.secrets.lock() {
@@ -104,14 +90,13 @@ impl Connection {
         }
     }
 
-    /// # Safety
-    /// `s` is live.
-    unsafe fn identify(&self, table: &'static Table, s: *mut Ssl) {
+    fn identify(&self, live: &Live) {
         let Some(mut identity) = self.identity.lock() else { return };
-        identity.role = if table.is_server(s as usize) { "server" } else { "client" };
-        // SAFETY: getters of a live SSL; the strings are the library's own.
+        let (table, s) = (live.table, live.ptr());
+        identity.role = if live.is_server() { "server" } else { "client" };
+        // SAFETY: the object is alive; the strings are its and the library's own.
         unsafe {
-            identity.version = match (table.SSL_version)(s) {
+            identity.version = match live.version() {
                 0x0304 => "TLSv1.3",
                 0x0303 => "TLSv1.2",
                 0x0302 => "TLSv1.1",
@@ -156,19 +141,14 @@ impl Connection {
         None
     }
 
-    /// # Safety
-    /// As for `settle`.
-    unsafe fn weigh(&self, dir: Dir, table: &'static Table, s: *mut Ssl, suite: Suite) -> Option<Ready> {
+    fn weigh(&self, dir: Dir, live: &Live, suite: Suite) -> Option<Ready> {
         let half = self.half(dir);
         if half.lane() != Lane::Watch {
             return None;
         }
-        // SAFETY: as the caller vouches.
-        let verdict = unsafe {
-            match dir {
-                Dir::Tx => self.weigh_tx(table, s, suite),
-                Dir::Rx => self.weigh_rx(table, s, suite),
-            }
+        let verdict = match dir {
+            Dir::Tx => self.weigh_tx(live, suite),
+            Dir::Rx => self.weigh_rx(live, suite),
         };
         match verdict {
             Verdict::Ready(ready) => return Some(ready),
@@ -190,7 +170,7 @@ impl Connection {
         None
     }
 
-    unsafe fn weigh_tx(&self, table: &'static Table, s: *mut Ssl, suite: Suite) -> Verdict {
+    fn weigh_tx(&self, live: &Live, suite: Suite) -> Verdict {
         if !config().tx {
             return Never(Reason::Disabled);
         }
@@ -210,34 +190,32 @@ impl Connection {
         if !self.tx.was_kernel.load(Ordering::Acquire) && side.carried != side.produced {
             return Never(Reason::StreamMismatch);
         }
-        // SAFETY: `s` is live.
-        let Some(keys) = (unsafe { self.keys(Dir::Tx, table, s, suite) }) else {
+        let Some(keys) = self.keys(Dir::Tx, live, suite) else {
             return Never(Reason::NoSecrets);
         };
-        let generation = self.generation(Dir::Tx, table, s);
-        let Some(found) = prove(table, &keys, &mut side.trace, generation) else {
+        let generation = self.generation(Dir::Tx, live);
+        let Some(found) = prove(live.table, &keys, &mut side.trace, generation) else {
             drop(side);
-            return self.unproved(Dir::Tx, table, s, suite);
+            return self.unproved(Dir::Tx, live, suite);
         };
         if found.padding != 0 {
             return Never(Reason::RecordPadding);
         }
-        if table.crypto.version() >= PADDING_BY_CONFIG && suite.version == Version::Tls13 && found.kind != DATA {
+        if live.table.crypto.version() >= PADDING_BY_CONFIG && suite.version == Version::Tls13 && found.kind != DATA {
             return Later(Reason::Pending);
         }
         let nonce = u64::from_be_bytes(found.explicit).wrapping_add(1).to_be_bytes();
         Verdict::Ready(Ready { keys, seq: found.seq + 1, nonce })
     }
 
-    unsafe fn weigh_rx(&self, table: &'static Table, s: *mut Ssl, suite: Suite) -> Verdict {
+    fn weigh_rx(&self, live: &Live, suite: Suite) -> Verdict {
         if !config().rx {
             return Never(Reason::Disabled);
         }
         if let Some(verdict) = self.gate(&self.rx) {
             return verdict;
         }
-        // SAFETY: `s` is live.
-        if unsafe { (table.SSL_has_pending)(s) } != 0 || self.held.load(Ordering::Acquire) != 0 {
+        if live.has_pending() || self.held.load(Ordering::Acquire) != 0 {
             return Later(Reason::BytesParked);
         }
         let Some(mut side) = self.read.lock() else { return Later(Reason::Pending) };
@@ -247,31 +225,31 @@ impl Connection {
         if !side.trace.at_border() {
             return Later(Reason::BytesParked);
         }
-        // SAFETY: `s` is live.
-        let Some(keys) = (unsafe { self.keys(Dir::Rx, table, s, suite) }) else {
+        let Some(keys) = self.keys(Dir::Rx, live, suite) else {
             return Never(Reason::NoSecrets);
         };
-        let generation = self.generation(Dir::Rx, table, s);
-        if let Some(found) = prove(table, &keys, &mut side.trace, generation) {
+        let generation = self.generation(Dir::Rx, live);
+        if let Some(found) = prove(live.table, &keys, &mut side.trace, generation) {
             return Verdict::Ready(Ready { keys, seq: found.seq + 1, nonce: [0; 8] });
         }
         if suite.version == Version::Tls13 && generation == 0 {
-            let finished = self.handshake_keys(Dir::Rx, table, s, suite)
-                .and_then(|hs| prove(table, &hs, &mut side.trace, 0));
+            let finished = self
+                .handshake_keys(Dir::Rx, live, suite)
+                .and_then(|hs| prove(live.table, &hs, &mut side.trace, 0));
             if finished.is_some_and(|found| found.kind == HANDSHAKE && found.first == Some(FINISHED)) {
                 return Verdict::Ready(Ready { keys, seq: 0, nonce: [0; 8] });
             }
         }
         drop(side);
-        self.unproved(Dir::Rx, table, s, suite)
+        self.unproved(Dir::Rx, live, suite)
     }
 
     /// No record opened: is that because there is none yet?
-    fn unproved(&self, dir: Dir, table: &'static Table, s: *mut Ssl, suite: Suite) -> Verdict {
+    fn unproved(&self, dir: Dir, live: &Live, suite: Suite) -> Verdict {
         if dir == Dir::Tx && suite.version == Version::Tls13 {
-            let own_finished = self.handshake_keys(dir, table, s, suite).and_then(|hs| {
+            let own_finished = self.handshake_keys(dir, live, suite).and_then(|hs| {
                 let mut side = self.write.lock()?;
-                prove(table, &hs, &mut side.trace, 0)
+                prove(live.table, &hs, &mut side.trace, 0)
             });
             if own_finished.is_some() {
                 return Later(Reason::Pending);
@@ -283,38 +261,31 @@ impl Connection {
         Later(Reason::ProofFailed)
     }
 
-    fn handshake_keys(&self, dir: Dir, table: &'static Table, s: *mut Ssl, suite: Suite) -> Option<TrafficKeys> {
-        let server = table.is_server(s as usize);
-        self.secrets.lock()?.handshake13(table.crypto, suite, server, dir)
+    fn handshake_keys(&self, dir: Dir, live: &Live, suite: Suite) -> Option<TrafficKeys> {
+        self.secrets.lock()?.handshake13(live.table.crypto, suite, live.is_server(), dir)
     }
 
-    fn generation(&self, dir: Dir, table: &'static Table, s: *mut Ssl) -> u32 {
-        let server = table.is_server(s as usize);
-        self.secrets.lock().map_or(0, |secrets| secrets.generation(server, dir))
+    fn generation(&self, dir: Dir, live: &Live) -> u32 {
+        self.secrets.lock().map_or(0, |secrets| secrets.generation(live.is_server(), dir))
     }
 
-    /// # Safety
-    /// `s` is live.
-    unsafe fn keys(&self, dir: Dir, table: &'static Table, s: *mut Ssl, suite: Suite) -> Option<TrafficKeys> {
-        let server = table.is_server(s as usize);
+    fn keys(&self, dir: Dir, live: &Live, suite: Suite) -> Option<TrafficKeys> {
+        let server = live.is_server();
         if suite.version == Version::Tls13 {
-            return self.secrets.lock()?.keys13(table.crypto, suite, server, dir);
+            return self.secrets.lock()?.keys13(live.table.crypto, suite, server, dir);
         }
-        // SAFETY: `s` is live; the session is only looked at here.
-        let pair = unsafe { keys12(table, s, suite)? };
+        let pair = keys12(live, suite)?;
         Some(if server == (dir == Dir::Tx) { pair.server } else { pair.client })
     }
 
     /// Plaintext bytes per record: what the program set, and what the peer asked
     /// for by max_fragment_length (RFC 6066 §4).
-    ///
-    /// # Safety
-    /// `s` is live.
-    unsafe fn fragment(&self, table: &'static Table, s: *mut Ssl) -> u16 {
+    fn fragment(&self, live: &Live) -> u16 {
         let own = self.max_fragment.load(Ordering::Relaxed);
-        // SAFETY: `s` is live; the session belongs to it.
+        let table = live.table;
+        // SAFETY: the object is alive; the session belongs to it.
         let peer = unsafe {
-            let session = (table.SSL_get_session)(s);
+            let session = (table.SSL_get_session)(live.ptr());
             if session.is_null() { 0 } else { (table.SSL_SESSION_get_max_fragment_length)(session) }
         };
         let peer = if (1..=4).contains(&peer) { 256u16 << peer } else { 0 };
@@ -413,19 +384,16 @@ impl Connection {
     }
 
     /// Which BIOs does the program use? Decides how EAGAIN is met (R4–R6).
-    ///
-    /// # Safety
-    /// `s` is live.
-    unsafe fn look_at_bios(&self, table: &'static Table, s: *mut Ssl) {
+    fn look_at_bios(&self, live: &Live) {
         if self.is(mark::BIOS_KNOWN) {
             return;
         }
-        // SAFETY: `s` is live, and so are its BIOs.
-        let (rbio, wbio) = unsafe { ((table.SSL_get_rbio)(s), (table.SSL_get_wbio)(s)) };
-        // SAFETY: as above.
-        let types = unsafe { [(table.crypto.BIO_method_type)(rbio), (table.crypto.BIO_method_type)(wbio)] };
-        let [read, write] = types;
-        if read != openssl::BIO_TYPE_SOCKET && !unsafe { table.crypto.is_safe_bio(rbio) } {
+        let crypto = live.table.crypto;
+        let (rbio, wbio) = (live.rbio(), live.wbio());
+        // SAFETY: the object is alive, and so are its BIOs.
+        let (read, write, safe) =
+            unsafe { ((crypto.BIO_method_type)(rbio), (crypto.BIO_method_type)(wbio), crypto.is_safe_bio(rbio)) };
+        if read != openssl::BIO_TYPE_SOCKET && !safe {
             self.mark(mark::WARY_READ);
         }
         if write != openssl::BIO_TYPE_SOCKET {
@@ -435,26 +403,23 @@ impl Connection {
     }
 }
 
-/// # Safety
-/// `s` is live.
-unsafe fn suite_of(table: &'static Table, s: *mut Ssl) -> Result<Suite, Reason> {
-    // SAFETY: `s` is live; the cipher belongs to the library.
-    let (version, cipher) = unsafe { ((table.SSL_version)(s), (table.SSL_get_current_cipher)(s)) };
-    let version = Version::from_wire(version as u16).ok_or(Reason::NotTls)?;
+fn suite_of(live: &Live) -> Result<Suite, Reason> {
+    let version = Version::from_wire(live.version() as u16).ok_or(Reason::NotTls)?;
+    // SAFETY: the object is alive; the cipher belongs to the library.
+    let cipher = unsafe { (live.table.SSL_get_current_cipher)(live.ptr()) };
     if cipher.is_null() {
         return Err(Reason::UnknownCipher);
     }
     // SAFETY: as above.
-    let id = unsafe { (table.SSL_CIPHER_get_id)(cipher) };
+    let id = unsafe { (live.table.SSL_CIPHER_get_id)(cipher) };
     Suite::from_id(version, id as u16).ok_or(Reason::UnknownCipher)
 }
 
-/// # Safety
-/// `s` is live.
-unsafe fn keys12(table: &'static Table, s: *mut Ssl, suite: Suite) -> Option<keys::Pair> {
+fn keys12(live: &Live, suite: Suite) -> Option<keys::Pair> {
+    let (table, s) = (live.table, live.ptr());
     let mut master = keys::Secret::<48>::zero();
     let (mut client, mut server) = ([0u8; 32], [0u8; 32]);
-    // SAFETY: the buffers are as long as said; `s` and its session are live.
+    // SAFETY: the buffers are as long as said; the object and its session are alive.
     unsafe {
         let session = (table.SSL_get_session)(s);
         if session.is_null()

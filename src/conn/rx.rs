@@ -474,11 +474,9 @@ impl Connection {
 
     /// Moves the kernel to the next TLS 1.3 key of this direction, number 0.
     pub fn rekey(&self, dir: Dir) -> Result<(), i32> {
-        let table = self.table().ok_or(libc::EINVAL)?;
-        let ssl = self.ssl.load(Ordering::Acquire);
+        let live = self.live().ok_or(libc::EINVAL)?;
         let mut secrets = self.secrets.lock().ok_or(libc::EAGAIN)?;
-        let server = table.is_server(ssl);
-        let keys = secrets.advance13(table.crypto, server, dir).ok_or(libc::ENOMEM)?;
+        let keys = secrets.advance13(live.table.crypto, live.is_server(), dir).ok_or(libc::ENOMEM)?;
         let half = self.half(dir);
         let op = half.op.load(Ordering::Acquire);
         if let Ok((seq, _)) = alg().sequence(op, dir) {

@@ -8,8 +8,10 @@ use core::ffi::{c_char, c_int, c_long, c_void};
 use core::sync::atomic::Ordering;
 
 use crate::conn::{self, Connection, Half, Lane, mark, slab};
-use crate::openssl::{BIO_C_GET_FD, BIO_CTRL_GET_KTLS_SEND, Bio, Ssl, crypto, resolver};
+use crate::openssl::{BIO_C_GET_FD, BIO_CTRL_GET_KTLS_SEND, Bio, crypto, resolver};
 use crate::{errno, thread};
+
+use super::call::real;
 
 /// Frame flag: a BIO call of this SSL call is under way.
 const IN_BIO: u32 = 1;
@@ -21,44 +23,33 @@ enum Way {
 }
 
 /// The connection for which this BIO call counts.
-///
-/// # Safety
-/// `b` is a live BIO.
-unsafe fn counted(crypto: &crypto::Table, b: *mut Bio, way: Way) -> Option<&'static Connection> {
+fn counted(b: *mut Bio, way: Way) -> Option<&'static Connection> {
     let frame = thread::top()?;
     if frame.flags & IN_BIO != 0 {
         return None;
     }
     let conn = slab::by_id(frame.conn)?;
-    let table = conn.table()?;
-    let s = frame.ssl as *mut Ssl;
-    // SAFETY: the frame's SSL is in a call, so it lives, and so do its BIOs.
-    let outermost = unsafe {
-        match way {
-            Way::In => (table.SSL_get_rbio)(s) == b,
-            Way::Out => {
-                let wbio = (table.SSL_get_wbio)(s);
-                // During a handshake libssl puts a buffer above it.
-                wbio == b || (!wbio.is_null() && (crypto.BIO_next)(b) == wbio)
-            }
-        }
+    // The frame's SSL is in a call, so it lives, and so do its BIOs.
+    let live = conn.live()?;
+    let outermost = match way {
+        Way::In => live.rbio() == b,
+        // During a handshake libssl puts a buffer above the program's BIO.
+        // SAFETY: libssl is calling with `b`.
+        Way::Out => unsafe { live.is_outermost_wbio(b) },
     };
     outermost.then_some(conn)
 }
 
-/// # Safety
-/// `b`, and the memory that `real` uses, are the program's.
-unsafe fn count(
-    ret: usize,
+/// Makes the real call and counts what it moved; `moved` gives the bytes for a
+/// positive outcome.
+fn count<'a>(
+    crypto: &'static crypto::Table,
     b: *mut Bio,
     way: Way,
-    lost: c_int,
     real: impl FnOnce(&'static crypto::Table) -> c_int,
-    moved: impl FnOnce(c_int) -> &'static [u8],
+    moved: impl FnOnce(c_int) -> &'a [u8],
 ) -> c_int {
-    let Some(crypto) = resolver::caller(ret).crypto else { return lost };
-    // SAFETY: as the caller vouches.
-    let Some(conn) = (unsafe { counted(crypto, b, way) }) else { return real(crypto) };
+    let Some(conn) = counted(b, way) else { return real(crypto) };
     thread::with_top(|frame| frame.flags |= IN_BIO);
     let outcome = real(crypto);
     thread::with_top(|frame| frame.flags &= !IN_BIO);
@@ -95,64 +86,90 @@ fn note(conn: &Connection, way: Way, bytes: &[u8]) {
 }
 
 
+/// The bytes at `at`, which a call that has just succeeded read or wrote.
+///
+/// # Safety
+/// `n` bytes are readable there until the hook returns.
+unsafe fn bytes<'a>(at: *const c_void, n: usize) -> &'a [u8] {
+    // SAFETY: as the caller vouches.
+    if at.is_null() { &[] } else { unsafe { core::slice::from_raw_parts(at.cast(), n) } }
+}
+
 /// # Safety
 /// As libcrypto's function of that name; so for all below.
 pub unsafe fn read(ret: usize, b: *mut Bio, buf: *mut c_void, n: c_int) -> c_int {
-    // SAFETY: BIO_read wrote `got` bytes there.
-    let moved = |got: c_int| unsafe { core::slice::from_raw_parts(buf.cast::<u8>().cast_const(), got as usize) };
-    unsafe { count(ret, b, Way::In, -1, |t| (t.BIO_read)(b, buf, n), moved) }
+    let Some(crypto) = resolver::caller(ret).crypto else { return -1 };
+    // SAFETY: BIO_read wrote that many bytes.
+    let moved = |got: c_int| unsafe { bytes(buf, got as usize) };
+    count(crypto, b, Way::In, |t| real!(t, BIO_read, b, buf, n), moved)
 }
 
+/// # Safety
+/// As libcrypto's.
 pub unsafe fn read_ex(ret: usize, b: *mut Bio, buf: *mut c_void, n: usize, got: *mut usize) -> c_int {
-    // SAFETY: BIO_read_ex wrote `*got` bytes there.
-    let moved = |_| unsafe { core::slice::from_raw_parts(buf.cast::<u8>().cast_const(), if got.is_null() { 0 } else { *got }) };
-    unsafe { count(ret, b, Way::In, 0, |t| (t.BIO_read_ex)(b, buf, n, got), moved) }
+    let Some(crypto) = resolver::caller(ret).crypto else { return 0 };
+    // SAFETY: BIO_read_ex wrote `*got` bytes.
+    let moved = |_| unsafe { bytes(buf, got.as_ref().copied().unwrap_or(0)) };
+    count(crypto, b, Way::In, |t| real!(t, BIO_read_ex, b, buf, n, got), moved)
 }
 
+/// # Safety
+/// As libcrypto's.
 pub unsafe fn write(ret: usize, b: *mut Bio, buf: *const c_void, n: c_int) -> c_int {
-    // SAFETY: BIO_write took `done` bytes from there.
-    let moved = |done: c_int| unsafe { core::slice::from_raw_parts(buf.cast::<u8>(), done as usize) };
-    unsafe { count(ret, b, Way::Out, -1, |t| (t.BIO_write)(b, buf, n), moved) }
+    let Some(crypto) = resolver::caller(ret).crypto else { return -1 };
+    // SAFETY: BIO_write took that many bytes.
+    let moved = |done: c_int| unsafe { bytes(buf, done as usize) };
+    count(crypto, b, Way::Out, |t| real!(t, BIO_write, b, buf, n), moved)
 }
 
+/// # Safety
+/// As libcrypto's.
 pub unsafe fn write_ex(ret: usize, b: *mut Bio, buf: *const c_void, n: usize, done: *mut usize) -> c_int {
-    // SAFETY: BIO_write_ex took `*done` bytes from there.
-    let moved = |_| unsafe { core::slice::from_raw_parts(buf.cast::<u8>(), if done.is_null() { 0 } else { *done }) };
-    unsafe { count(ret, b, Way::Out, 0, |t| (t.BIO_write_ex)(b, buf, n, done), moved) }
+    let Some(crypto) = resolver::caller(ret).crypto else { return 0 };
+    // SAFETY: BIO_write_ex took `*done` bytes.
+    let moved = |_| unsafe { bytes(buf, done.as_ref().copied().unwrap_or(0)) };
+    count(crypto, b, Way::Out, |t| real!(t, BIO_write_ex, b, buf, n, done), moved)
 }
 
+/// # Safety
+/// As libcrypto's.
 pub unsafe fn puts(ret: usize, b: *mut Bio, text: *const c_char) -> c_int {
     let Some(crypto) = resolver::caller(ret).crypto else { return -1 };
-    unsafe { (crypto.BIO_puts)(b, text) }
+    real!(crypto, BIO_puts, b, text)
 }
 
+/// # Safety
+/// As libcrypto's.
 pub unsafe fn gets(ret: usize, b: *mut Bio, text: *mut c_char, n: c_int) -> c_int {
     let Some(crypto) = resolver::caller(ret).crypto else { return -1 };
-    unsafe { (crypto.BIO_gets)(b, text, n) }
+    real!(crypto, BIO_gets, b, text, n)
 }
 
 /// BIO_ctrl. Inside it a filter's flush writes to the next BIO again: not counted.
 /// And nginx's question "does this BIO send by kernel TLS?" gets our answer.
+///
+/// # Safety
+/// As libcrypto's.
 pub unsafe fn ctrl(ret: usize, b: *mut Bio, command: c_int, larg: c_long, parg: *mut c_void) -> c_long {
     let caller = resolver::caller(ret);
     let Some(crypto) = caller.crypto else { return -1 };
-    if command == BIO_CTRL_GET_KTLS_SEND
+    let asked_by_program = command == BIO_CTRL_GET_KTLS_SEND
         && !caller.in_libssl
         && !caller.in_libcrypto
         && !thread::in_bio_ctrl()
-        && unsafe { answer(crypto, b) }
-    {
+        && thread::top().is_none();
+    if asked_by_program && errno::preserve(|| answer(crypto, b)) {
         return 1;
     }
-    let in_frame = thread::with_top(|frame| {
+    let before = thread::with_top(|frame| {
         let before = frame.flags;
         frame.flags |= IN_BIO;
         before
     });
     thread::bio_ctrl_enter();
-    let outcome = unsafe { (crypto.BIO_ctrl)(b, command, larg, parg) };
+    let outcome = real!(crypto, BIO_ctrl, b, command, larg, parg);
     thread::bio_ctrl_leave();
-    if let Some(before) = in_frame {
+    if let Some(before) = before {
         thread::with_top(|frame| frame.flags = before);
     }
     outcome
@@ -160,29 +177,21 @@ pub unsafe fn ctrl(ret: usize, b: *mut Bio, command: c_int, larg: c_long, parg: 
 
 /// May the program use SSL_sendfile on the connection behind `b`? Only when `b`
 /// is its outermost write BIO: a filter above would be bypassed.
-unsafe fn answer(crypto: &crypto::Table, b: *mut Bio) -> bool {
-    if thread::any_frame() && thread::top().is_some() {
+fn answer(crypto: &'static crypto::Table, b: *mut Bio) -> bool {
+    let mut fd: c_int = -1;
+    thread::bio_ctrl_enter();
+    // SAFETY: the program's BIO; BIO_C_GET_FD writes an int.
+    let known = unsafe { (crypto.BIO_ctrl)(b, BIO_C_GET_FD, 0, (&raw mut fd).cast()) };
+    thread::bio_ctrl_leave();
+    if known < 0 || fd < 0 {
         return false;
     }
-    errno::preserve(|| {
-        let mut fd: c_int = -1;
-        thread::bio_ctrl_enter();
-        // SAFETY: BIO_C_GET_FD writes an int.
-        let known = unsafe { (crypto.BIO_ctrl)(b, BIO_C_GET_FD, 0, (&raw mut fd).cast()) };
-        thread::bio_ctrl_leave();
-        if known < 0 || fd < 0 {
-            return false;
-        }
-        let Some((_, conn)) = conn::of_fd(fd) else { return false };
-        let Some(table) = conn.table() else { return false };
-        let s = conn.ssl.load(Ordering::Acquire) as *const Ssl;
-        // SAFETY: the connection is live, so is its SSL.
-        let outermost = !s.is_null() && unsafe { (table.SSL_get_wbio)(s) } == b;
-        let can = conn.tx.lane() == Lane::Kernel && !conn.is(mark::SLOW_ONLY);
-        if outermost && (can || conn.is(mark::PROMISED)) {
-            conn.mark(mark::PROMISED);
-            return true;
-        }
-        false
-    })
+    let Some((_, conn)) = conn::of_fd(fd) else { return false };
+    let outermost = conn.live().is_some_and(|live| live.wbio() == b);
+    let can = conn.tx.lane() == Lane::Kernel && !conn.is(mark::SLOW_ONLY);
+    if outermost && (can || conn.is(mark::PROMISED)) {
+        conn.mark(mark::PROMISED);
+        return true;
+    }
+    false
 }

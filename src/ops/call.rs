@@ -1,25 +1,48 @@
 //! The frame around a call into libssl.
 //!
-//! `around` marks this thread as inside an SSL call of one connection, lets the
-//! real function run, and tries to offload afterwards. libssl up to 3.5 enters
+//! `Call::around` marks this thread as inside an SSL call of one connection, lets
+//! the real function run, and tries to offload afterwards. libssl up to 3.5 enters
 //! its own exports again (SSL_connect enters SSL_do_handshake); such a nested
 //! call runs bare. Nothing is locked, counted or held by an object while the
 //! real function runs, since it may be left by siglongjmp (P40).
 
 use core::ffi::c_void;
+use core::ops::Deref;
 use core::ptr;
 use core::sync::atomic::Ordering;
 
 use crate::config::config;
 use crate::conn::{Connection, ConnId, mark, slab};
+use crate::openssl::ask::Live;
 use crate::openssl::crypto::ExData;
 use crate::openssl::{EX_INDEX_SSL, Ssl, resolver, ssl::Table};
 use crate::process::{self, Phase};
-use crate::{conn, thread};
+use crate::{boundary, conn, thread};
 
 use super::context;
 
 pub type Conn = Option<(ConnId, &'static Connection)>;
+
+/// Calls a libssl function with the arguments that the program passed to ours.
+macro_rules! real {
+    ($table:expr, $f:ident $(, $arg:expr)*) => {{
+        // SAFETY: the program called this very function with these arguments.
+        unsafe { ($table.$f)($($arg),*) }
+    }};
+}
+
+/// The same for a function that not every version has.
+macro_rules! real_later {
+    ($table:expr, $f:ident, $absent:expr $(, $arg:expr)*) => {
+        match $table.$f {
+            // SAFETY: the program called this very function with these arguments.
+            Some(f) => unsafe { f($($arg),*) },
+            None => $absent,
+        }
+    };
+}
+
+pub(super) use {real, real_later};
 
 /// The slot in an SSL's ex_data, made at first use.
 fn index(table: &'static Table) -> Option<i32> {
@@ -46,7 +69,7 @@ fn index(table: &'static Table) -> Option<i32> {
 
 /// CRYPTO_EX_free: the SSL object goes away.
 unsafe extern "C" fn freed(
-    _parent: *mut c_void,
+    parent: *mut c_void,
     value: *mut c_void,
     _ad: *mut ExData,
     _index: libc::c_int,
@@ -57,56 +80,48 @@ unsafe extern "C" fn freed(
     // SSL_dup copies the value; only the object that the connection was made for
     // ends it.
     let owner = slab::by_id(id).map(|conn| conn.ssl.load(Ordering::Acquire));
-    if id.is_valid() && owner.is_some_and(|ssl| _parent.is_null() || ssl == _parent as usize) {
-        crate::boundary::guard((), || conn::end::finish(id));
+    if id.is_valid() && owner.is_some_and(|ssl| parent.is_null() || ssl == parent as usize) {
+        boundary::guard((), || conn::end::finish(id));
     }
 }
 
 /// The connection of this SSL, if it has one.
-///
-/// # Safety
-/// `s` is a live SSL of `table`'s library.
-pub unsafe fn known(table: &'static Table, s: *mut Ssl) -> Conn {
-    let index = table.ex_ssl.load(Ordering::Acquire);
-    if index < 0 || s.is_null() {
+pub fn known(live: &Live) -> Conn {
+    let index = live.table.ex_ssl.load(Ordering::Acquire);
+    if index < 0 || live.ptr().is_null() {
         return None;
     }
-    // SAFETY: as the caller vouches; the index was made by this library.
-    let id = ConnId::from_u64(unsafe { (table.SSL_get_ex_data)(s, index) } as u64);
+    // SAFETY: the object is alive; the index was made by its library.
+    let value = unsafe { (live.table.SSL_get_ex_data)(live.ptr(), index) };
+    let id = ConnId::from_u64(value as u64);
     let conn = slab::by_id(id)?;
-    (conn.ssl.load(Ordering::Acquire) == s as usize).then_some((id, conn))
+    (conn.ssl.load(Ordering::Acquire) == live.ptr() as usize).then_some((id, conn))
 }
 
 /// The connection of this SSL, made now if it may still be offloaded one day.
-///
-/// # Safety
-/// As for `known`.
-pub unsafe fn known_or_new(table: &'static Table, s: *mut Ssl) -> Conn {
-    // SAFETY: as the caller vouches, here and below.
-    if let Some(found) = unsafe { known(table, s) } {
+pub fn known_or_new(live: &Live) -> Conn {
+    if let Some(found) = known(live) {
         return Some(found);
     }
-    let refused = s.is_null()
+    let refused = live.ptr().is_null()
         || !config().enabled
         || process::phase() != Phase::Running
-        || crate::boundary::broken()
-        || unsafe { (table.SSL_is_dtls)(s) } != 0
-        || table.SSL_is_quic.is_some_and(|is_quic| unsafe { is_quic(s) } != 0);
-    if refused {
+        || boundary::broken()
+        || live.is_dtls()
+        || live.is_quic();
+    // After the handshake its secrets have gone by unseen.
+    if refused || live.is_finished() {
         return None;
     }
-    // Its secrets went by unseen if the handshake is over already.
-    if unsafe { (table.SSL_is_init_finished)(s) } != 0 {
-        return None;
-    }
-    let index = index(table)?;
-    let (id, conn) = Connection::create(table, s as usize)?;
-    if unsafe { (table.SSL_set_ex_data)(s, index, id.to_u64() as *mut c_void) } != 1 {
+    let index = index(live.table)?;
+    let (id, conn) = Connection::create(*live)?;
+    // SAFETY: the object is alive; the index was made by its library.
+    if unsafe { (live.table.SSL_set_ex_data)(live.ptr(), index, id.to_u64() as *mut c_void) } != 1 {
         conn.ssl.store(0, Ordering::Release);
         slab::give_back(id, |_| ());
         return None;
     }
-    unsafe { context::inherit(table, s, conn) };
+    context::inherit(live, conn);
     Some((id, conn))
 }
 
@@ -119,53 +134,76 @@ pub struct AtFd {
     pub writes: bool,
 }
 
-/// Runs `real` as an SSL call of `s`. `lost` is the answer when the program's
-/// libssl cannot be found, which cannot happen to a program that called it.
-///
-/// # Safety
-/// `s` is what the program passed to the hooked function.
-pub unsafe fn around<R: Copy>(
-    ret: usize,
-    s: *mut Ssl,
-    lost: R,
-    at_fd: AtFd,
-    real: impl FnOnce(&'static Table) -> R,
-) -> R {
-    let caller = resolver::caller(ret);
-    let Some(table) = caller.ssl else { return lost };
-    let inside = thread::top().is_some_and(|frame| frame.ssl == s as usize);
-    if inside || s.is_null() {
-        return real(table);
+/// One hooked call: the SSL that the program passed, and who called.
+#[derive(Clone, Copy)]
+pub struct Call {
+    live: Live,
+    in_libssl: bool,
+}
+
+impl Deref for Call {
+    type Target = Live;
+    fn deref(&self) -> &Live {
+        &self.live
     }
-    // SAFETY: the program's own promise about `s`.
-    let Some((id, conn)) = (unsafe { known_or_new(table, s) }) else { return real(table) };
-    if caller.in_libssl {
-        // libssl calls its own export for an SSL that no call of the program's
-        // led to: the program's calls go past us (R10).
-        conn.mark(mark::HIDDEN);
+}
+
+impl Call {
+    /// None when the caller's libssl cannot be found, which cannot happen to a
+    /// program that called it.
+    ///
+    /// # Safety
+    /// `s` is what the program passed to the hooked function, so it lives until
+    /// that returns (or is null).
+    pub unsafe fn of(ret: usize, s: *const Ssl) -> Option<Call> {
+        let caller = resolver::caller(ret);
+        // SAFETY: as the caller vouches.
+        let live = unsafe { Live::new(caller.ssl?, s.cast_mut()) };
+        Some(Call { live, in_libssl: caller.in_libssl })
     }
-    conn.unmark(mark::FAST_SUCCESS);
-    conn.unmark(mark::SENDFILE_WANTS);
-    if !at_fd.writes && conn.write_state.load(Ordering::Acquire) == super::transmit::PLACEHOLDER {
-        // With a full wire libssl may park an alert or a ticket that only the
-        // next real write sends, while its getters look idle.
-        conn.mark(mark::WRITE_SLOW_ONCE);
+
+    pub fn conn(&self) -> Conn {
+        known(self)
     }
-    // SAFETY: `s` is live.
-    unsafe { context::listen(table, s) };
-    let token = thread::push(id, s as usize, thread::stack());
-    if at_fd.read != 0 || at_fd.write != 0 {
-        thread::with(token, |frame| {
-            frame.read_errno = at_fd.read;
-            frame.write_errno = at_fd.write;
-        });
+
+    /// Is this a call that libssl makes while it serves one of the program's?
+    pub fn is_nested(&self) -> bool {
+        thread::any_frame() && thread::top().is_some_and(|frame| frame.ssl == self.ptr() as usize)
     }
-    let outcome = real(table);
-    thread::pop(token);
-    // The call may have freed the SSL (a callback did): then the id is stale.
-    if slab::by_id(id).is_some() {
-        // SAFETY: the connection lives, so does its SSL.
-        unsafe { conn.try_offload(table, s) };
+
+    /// Runs `real` as an SSL call of this object.
+    pub fn around<R: Copy>(&self, at_fd: AtFd, real: impl FnOnce(&'static Table) -> R) -> R {
+        let table = self.live.table;
+        if self.is_nested() || self.ptr().is_null() {
+            return real(table);
+        }
+        let Some((id, conn)) = known_or_new(self) else { return real(table) };
+        if self.in_libssl {
+            // libssl calls its own export for an SSL that no call of the
+            // program's led to: the program's calls go past us (R10).
+            conn.mark(mark::HIDDEN);
+        }
+        conn.unmark(mark::FAST_SUCCESS);
+        conn.unmark(mark::SENDFILE_WANTS);
+        if !at_fd.writes && conn.write_state.load(Ordering::Acquire) == super::transmit::PLACEHOLDER {
+            // With a full wire libssl may park an alert or a ticket that only the
+            // next real write sends, while its getters look idle.
+            conn.mark(mark::WRITE_SLOW_ONCE);
+        }
+        context::listen(self);
+        let token = thread::push(id, self.ptr() as usize, thread::stack());
+        if at_fd.read != 0 || at_fd.write != 0 {
+            thread::with(token, |frame| {
+                frame.read_errno = at_fd.read;
+                frame.write_errno = at_fd.write;
+            });
+        }
+        let outcome = real(table);
+        thread::pop(token);
+        // The call may have freed the SSL (a callback did): then the id is stale.
+        if slab::by_id(id).is_some() {
+            conn.try_offload(self);
+        }
+        outcome
     }
-    outcome
 }

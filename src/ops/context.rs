@@ -15,6 +15,7 @@ use crate::backend::{Backend, alg};
 use crate::config::config;
 use crate::conn::{Connection, Lane, mark, slab};
 use crate::keys::keylog;
+use crate::openssl::ask::Live;
 use crate::openssl::crypto::ExData;
 use crate::openssl::{EX_INDEX_SSL_CTX, KeylogCb, SSL_CTRL_SET_MAX_SEND_FRAGMENT, Ssl, SslCtx, ssl::Table};
 use crate::process::{self, Phase};
@@ -71,8 +72,8 @@ unsafe extern "C" fn freed(
 /// `ctx` is a live SSL_CTX of `table`'s library.
 unsafe fn of(table: &'static Table, ctx: *mut SslCtx) -> Option<&'static Context> {
     let index = index(table)?;
-    // SAFETY: as the caller vouches, here and below. The reference is used
-    // within the calling hook only, during which the program keeps `ctx` alive.
+    // SAFETY: as the caller vouches. The reference is used within the calling hook
+    // only, during which the program keeps `ctx` alive.
     if let Some(found) = unsafe { (table.SSL_CTX_get_ex_data)(ctx, index).cast::<Context>().as_ref() } {
         return Some(found);
     }
@@ -81,11 +82,14 @@ unsafe fn of(table: &'static Table, ctx: *mut SslCtx) -> Option<&'static Context
         max_fragment: AtomicU16::new(0),
         padding: AtomicBool::new(false),
     }));
-    if unsafe { (table.SSL_CTX_set_ex_data)(ctx, index, fresh.cast()) } != 1 {
-        drop(unsafe { Box::from_raw(fresh) });
-        return None;
+    // SAFETY: `ctx` is live; on failure nobody but us has seen the box.
+    unsafe {
+        if (table.SSL_CTX_set_ex_data)(ctx, index, fresh.cast()) != 1 {
+            drop(Box::from_raw(fresh));
+            return None;
+        }
+        fresh.as_ref()
     }
-    unsafe { fresh.as_ref() }
 }
 
 fn active() -> bool {
@@ -93,15 +97,10 @@ fn active() -> bool {
 }
 
 /// Puts our keylog callback on the SSL's context, if it is not there.
-///
-/// # Safety
-/// `s` is live.
-pub unsafe fn listen(table: &'static Table, s: *mut Ssl) {
-    // SAFETY: as the caller vouches.
-    unsafe {
-        if (table.SSL_in_init)(s) != 0 {
-            listen_on(table, (table.SSL_get_SSL_CTX)(s));
-        }
+pub fn listen(live: &Live) {
+    if live.in_init() {
+        // SAFETY: a live SSL's context lives.
+        unsafe { listen_on(live.table, live.context()) };
     }
 }
 
@@ -134,10 +133,11 @@ unsafe extern "C" fn heard(s: *const Ssl, line: *const c_char) {
         let Some(table) = frame.and_then(Connection::table).or(last) else { return 0 };
         // SAFETY: libssl calls with its live SSL and a C string.
         unsafe {
-            if let Some((_, conn)) = super::call::known(table, s.cast_mut()) {
-                learn(table, conn, CStr::from_ptr(line).to_bytes());
+            let live = Live::new(table, s.cast_mut());
+            if let Some((_, conn)) = super::call::known(&live) {
+                learn(&live, conn, CStr::from_ptr(line).to_bytes());
             }
-            of(table, (table.SSL_get_SSL_CTX)(s)).map_or(0, |context| context.chained.load(Ordering::Acquire))
+            of(table, live.context()).map_or(0, |context| context.chained.load(Ordering::Acquire))
         }
     });
     if chained != 0 {
@@ -148,9 +148,9 @@ unsafe extern "C" fn heard(s: *const Ssl, line: *const c_char) {
     }
 }
 
-fn learn(table: &'static Table, conn: &Connection, line: &[u8]) {
+fn learn(live: &Live, conn: &Connection, line: &[u8]) {
     let Some((label, _, secret)) = keylog::parse(line) else { return };
-    let server = table.is_server(conn.ssl.load(Ordering::Acquire));
+    let server = live.is_server();
     let Some(mut secrets) = conn.secrets.lock() else { return };
     // The server's keys are tx on a server and rx on a client.
     let kernel = |is_server: bool| {
@@ -161,13 +161,9 @@ fn learn(table: &'static Table, conn: &Connection, line: &[u8]) {
 }
 
 /// Copies to a new connection what its context was told before.
-///
-/// # Safety
-/// `s` is live.
-pub unsafe fn inherit(table: &'static Table, s: *mut Ssl, conn: &Connection) {
-    // SAFETY: as the caller vouches.
-    let context = unsafe { of(table, (table.SSL_get_SSL_CTX)(s)) };
-    if let Some(context) = context {
+pub fn inherit(live: &Live, conn: &Connection) {
+    // SAFETY: a live SSL's context lives.
+    if let Some(context) = unsafe { of(live.table, live.context()) } {
         conn.max_fragment.store(context.max_fragment.load(Ordering::Relaxed), Ordering::Relaxed);
         if context.padding.load(Ordering::Relaxed) {
             conn.mark(mark::PADDING);

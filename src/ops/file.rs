@@ -13,10 +13,9 @@ use crate::backend::{Backend, alg};
 use crate::conn::rx::sized;
 use crate::conn::{Connection, Half, mark};
 use crate::errno;
-use crate::openssl::{Ssl, resolver, ssl::Table};
-use crate::thread;
+use crate::openssl::Ssl;
 
-use super::call::{self, AtFd};
+use super::call::{AtFd, Call, real_later};
 use super::transmit;
 
 const PIECE: usize = 16_384;
@@ -24,24 +23,19 @@ const PIECE: usize = 16_384;
 /// # Safety
 /// As libssl's SSL_sendfile.
 pub unsafe fn sendfile(ret: usize, s: *mut Ssl, fd: c_int, off: i64, size: usize, flags: c_int) -> isize {
-    let Some(table) = resolver::caller(ret).ssl else { return -1 };
-    // SAFETY: the program's own promise about `s`, here and below.
-    if let Some((_, conn)) = unsafe { call::known(table, s) } {
-        let idle = conn.write_state.load(Ordering::Acquire) == transmit::IDLE;
-        let buffered = conn.file_left.load(Ordering::Acquire) != 0;
-        let inside = thread::any_frame() && thread::top().is_some_and(|frame| frame.ssl == s as usize);
-        if !inside {
-            let mode = unsafe { transmit::mode(table, s) };
-            if idle && !buffered && unsafe { transmit::is_fast(table, conn, s, mode) } {
-                return by_kernel(conn, fd, off, size);
-            }
-            if conn.is(mark::PROMISED) {
-                return unsafe { by_openssl(ret, table, conn, s, fd, off, size) };
-            }
+    // SAFETY: the program's own promise about `s`.
+    let Some(call) = (unsafe { Call::of(ret, s) }) else { return -1 };
+    if let Some((_, conn)) = call.conn().filter(|_| !call.is_nested()) {
+        let idle = conn.write_state.load(Ordering::Acquire) == transmit::IDLE
+            && conn.file_left.load(Ordering::Acquire) == 0;
+        if idle && transmit::is_fast(&call, conn, call.mode()) {
+            return by_kernel(conn, fd, off, size);
+        }
+        if conn.is(mark::PROMISED) {
+            return by_openssl(ret, conn, s, fd, off, size);
         }
     }
-    let real = |t: &'static Table| t.SSL_sendfile.map_or(-1, |f| unsafe { f(s, fd, off, size, flags) });
-    unsafe { call::around(ret, s, -1, AtFd::default(), real) }
+    call.around(AtFd::default(), |t| real_later!(t, SSL_sendfile, -1, s, fd, off, size, flags))
 }
 
 fn by_kernel(conn: &Connection, fd: c_int, off: i64, size: usize) -> isize {
@@ -53,9 +47,7 @@ fn by_kernel(conn: &Connection, fd: c_int, off: i64, size: usize) -> isize {
             Half::add(&conn.tx.fast_bytes, sent);
             Half::add(&conn.tx.sendfile_bytes, sent);
             Half::add(&conn.tx.fast_calls, 1);
-            if !conn.is(mark::FAST_SUCCESS) {
-                conn.mark(mark::FAST_SUCCESS);
-            }
+            conn.mark(mark::FAST_SUCCESS);
             sent as isize
         }
         Err(e) => {
@@ -68,15 +60,7 @@ fn by_kernel(conn: &Connection, fd: c_int, off: i64, size: usize) -> isize {
     }
 }
 
-unsafe fn by_openssl(
-    ret: usize,
-    _table: &'static Table,
-    conn: &Connection,
-    s: *mut Ssl,
-    fd: c_int,
-    off: i64,
-    size: usize,
-) -> isize {
+fn by_openssl(ret: usize, conn: &Connection, s: *mut Ssl, fd: c_int, off: i64, size: usize) -> isize {
     if conn.file_left.load(Ordering::Acquire) == 0 {
         let taken = conn.write.lock().and_then(|mut side| sized(core::mem::take(&mut side.file), PIECE));
         let Some(mut file) = taken else { return errno::fail(libc::ENOMEM) };
@@ -97,7 +81,7 @@ unsafe fn by_openssl(
         return errno::fail(libc::EAGAIN);
     };
     // The buffer is not touched by anyone until OpenSSL has taken it.
-    // SAFETY: `from` and `len` describe it.
+    // SAFETY: `from` and `len` describe it; `s` is the program's.
     let done = unsafe { transmit::write(ret, s, from.cast(), len as c_int) };
     if done > 0 {
         if let Some(mut side) = conn.write.lock() {

@@ -9,33 +9,51 @@ use core::sync::atomic::Ordering;
 
 use crate::conn::rx::Fast;
 use crate::conn::{Connection, Half, Lane, mark};
-use crate::openssl::{SSL_CTRL_MODE, SSL_MODE_ASYNC, SSL_RECEIVED_SHUTDOWN, Ssl, resolver, ssl::Table};
-use crate::thread;
+use crate::openssl::ask::Live;
+use crate::openssl::{SSL_MODE_ASYNC, SSL_RECEIVED_SHUTDOWN, Ssl, ssl::Table};
 
-use super::call::{self, AtFd};
+use super::call::{AtFd, Call, real};
 
 /// May this read take data from the op socket, past OpenSSL?
-///
-/// # Safety
-/// `s` is live.
-unsafe fn is_fast(table: &Table, conn: &Connection, s: *mut Ssl) -> bool {
-    // SAFETY: getters of a live SSL.
-    unsafe {
-        conn.rx.lane() == Lane::Kernel
-            && !conn.is(mark::SLOW_ONLY)
-            && !conn.rx.closed.load(Ordering::Acquire)
-            && !conn.rx.wire_busy.load(Ordering::Acquire)
-            && !conn.rx.message_open.load(Ordering::Acquire)
-            && conn.rx.level()
-            && (table.SSL_in_init)(s) == 0
-            && (table.SSL_get_shutdown)(s) & SSL_RECEIVED_SHUTDOWN == 0
-            && (table.SSL_has_pending)(s) == 0
-            && (table.SSL_renegotiate_pending)(s) == 0
-            && (table.SSL_ctrl)(s, SSL_CTRL_MODE, 0, core::ptr::null_mut()) & SSL_MODE_ASYNC == 0
+fn is_fast(live: &Live, conn: &Connection) -> bool {
+    conn.rx.lane() == Lane::Kernel
+        && !conn.is(mark::SLOW_ONLY)
+        && !conn.rx.closed.load(Ordering::Acquire)
+        && !conn.rx.wire_busy.load(Ordering::Acquire)
+        && !conn.rx.message_open.load(Ordering::Acquire)
+        && conn.rx.level()
+        && !live.in_init()
+        && live.shutdown_state() & SSL_RECEIVED_SHUTDOWN == 0
+        && !live.has_pending()
+        && !live.is_renegotiating()
+        && live.mode() & SSL_MODE_ASYNC == 0
+}
+
+/// Tries the fast lane. Err: what the real function is to meet at the fd.
+fn fast(call: &Call, conn: &Connection, out: &mut [u8], peek: bool) -> Result<usize, AtFd> {
+    let held = conn.held.load(Ordering::Acquire) != 0;
+    if call.is_nested() || out.is_empty() || !(held || is_fast(call, conn)) {
+        return Err(AtFd::default());
+    }
+    if !held && conn.take_mark(mark::READ_SLOW_ONCE) {
+        return Err(AtFd::default());
+    }
+    match conn.fast_read(out, peek) {
+        Fast::Done(got) => {
+            conn.unmark(mark::SENDFILE_WANTS);
+            conn.mark(mark::FAST_SUCCESS);
+            Ok(got)
+        }
+        Fast::Slow => Err(AtFd::default()),
+        Fast::Errno(e) => {
+            conn.read_failed();
+            Err(AtFd { read: e, ..AtFd::default() })
+        }
     }
 }
 
-/// Ok: bytes that the fast lane delivered. Err: what the real function said.
+/// Ok: bytes that the fast lane delivered. Err: what the real function said; it
+/// returns its outcome and how many bytes that stands for.
 ///
 /// # Safety
 /// As SSL_read: `s` is live, `buf` has `n` writable bytes.
@@ -48,41 +66,24 @@ unsafe fn receive(
     lost: c_int,
     real: impl FnOnce(&'static Table) -> (c_int, usize),
 ) -> Result<usize, c_int> {
-    let Some(table) = resolver::caller(ret).ssl else { return Err(lost) };
-    let mut at_fd = AtFd::default();
     // SAFETY: the program's own promise about `s`.
-    let found = unsafe { call::known(table, s) };
-    if let Some((_, conn)) = found {
-        let inside = thread::any_frame() && thread::top().is_some_and(|frame| frame.ssl == s as usize);
-        let held = conn.held.load(Ordering::Acquire) != 0;
-        if n != 0 && !buf.is_null() && !inside && (held || unsafe { is_fast(table, conn, s) }) {
-            if held || !conn.take_mark(mark::READ_SLOW_ONCE) {
-                // SAFETY: the program gave `n` writable bytes.
-                let out = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), n) };
-                match conn.fast_read(out, peek) {
-                    Fast::Done(got) => {
-                        conn.unmark(mark::SENDFILE_WANTS);
-                        if !conn.is(mark::FAST_SUCCESS) {
-                            conn.mark(mark::FAST_SUCCESS);
-                        }
-                        return Ok(got);
-                    }
-                    Fast::Slow => {}
-                    Fast::Errno(e) => {
-                        at_fd.read = e;
-                        conn.read_failed();
-                    }
-                }
-            }
+    let Some(call) = (unsafe { Call::of(ret, s) }) else { return Err(lost) };
+    let found = call.conn();
+    let mut at_fd = AtFd::default();
+    if let Some((_, conn)) = found.filter(|_| !buf.is_null()) {
+        // SAFETY: the program gave `n` writable bytes.
+        let out = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), n) };
+        match fast(&call, conn, out, peek) {
+            Ok(got) => return Ok(got),
+            Err(meets) => at_fd = meets,
         }
     }
     let watching = found.is_some_and(|(_, conn)| conn.rx.lane() != Lane::Kernel);
-    // SAFETY: as the caller vouches.
-    let (outcome, got) = unsafe { call::around(ret, s, (lost, 0), at_fd, real) };
-    if watching && got != 0 && !peek {
-        if let Some((_, conn)) = found {
-            Half::add(&conn.rx.before_bytes, got);
-        }
+    let (outcome, got) = call.around(at_fd, real);
+    // The call may have made the connection: ask again.
+    let now = if watching { found } else { call.conn().filter(|_| found.is_none()) };
+    if let Some((_, conn)) = now.filter(|_| got != 0 && !peek && !call.is_nested()) {
+        Half::add(&conn.rx.before_bytes, got);
     }
     Err(outcome)
 }
@@ -91,44 +92,63 @@ fn size(n: c_int) -> usize {
     usize::try_from(n).unwrap_or(0)
 }
 
+/// What an `_ex` function wrote, if it succeeded.
+fn written(outcome: c_int, count: *const usize) -> usize {
+    if outcome != 1 || count.is_null() {
+        return 0;
+    }
+    // SAFETY: the real function has just written through this pointer.
+    unsafe { *count }
+}
+
 /// # Safety
 /// As libssl's function of that name; so for all below.
 pub unsafe fn read(ret: usize, s: *mut Ssl, buf: *mut c_void, n: c_int) -> c_int {
-    let real = |t: &'static Table| {
-        let got = unsafe { (t.SSL_read)(s, buf, n) };
+    let plain = |t: &'static Table| {
+        let got = real!(t, SSL_read, s, buf, n);
         (got, size(got))
     };
-    match unsafe { receive(ret, s, buf, size(n), false, -1, real) } {
+    // SAFETY: passed on.
+    match unsafe { receive(ret, s, buf, size(n), false, -1, plain) } {
         Ok(got) => got as c_int,
         Err(outcome) => outcome,
     }
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn peek(ret: usize, s: *mut Ssl, buf: *mut c_void, n: c_int) -> c_int {
-    let real = |t: &'static Table| {
-        let got = unsafe { (t.SSL_peek)(s, buf, n) };
+    let plain = |t: &'static Table| {
+        let got = real!(t, SSL_peek, s, buf, n);
         (got, size(got))
     };
-    match unsafe { receive(ret, s, buf, size(n), true, -1, real) } {
+    // SAFETY: passed on.
+    match unsafe { receive(ret, s, buf, size(n), true, -1, plain) } {
         Ok(got) => got as c_int,
         Err(outcome) => outcome,
     }
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn read_ex(ret: usize, s: *mut Ssl, buf: *mut c_void, n: usize, got: *mut usize) -> c_int {
-    let real = |t: &'static Table| {
-        let outcome = unsafe { (t.SSL_read_ex)(s, buf, n, got) };
-        (outcome, if outcome == 1 && !got.is_null() { unsafe { *got } } else { 0 })
+    let plain = |t: &'static Table| {
+        let outcome = real!(t, SSL_read_ex, s, buf, n, got);
+        (outcome, written(outcome, got))
     };
-    store(unsafe { receive(ret, s, buf, n, false, 0, real) }, got)
+    // SAFETY: passed on.
+    store(unsafe { receive(ret, s, buf, n, false, 0, plain) }, got)
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn peek_ex(ret: usize, s: *mut Ssl, buf: *mut c_void, n: usize, got: *mut usize) -> c_int {
-    let real = |t: &'static Table| {
-        let outcome = unsafe { (t.SSL_peek_ex)(s, buf, n, got) };
-        (outcome, if outcome == 1 && !got.is_null() { unsafe { *got } } else { 0 })
+    let plain = |t: &'static Table| {
+        let outcome = real!(t, SSL_peek_ex, s, buf, n, got);
+        (outcome, written(outcome, got))
     };
-    store(unsafe { receive(ret, s, buf, n, true, 0, real) }, got)
+    // SAFETY: passed on.
+    store(unsafe { receive(ret, s, buf, n, true, 0, plain) }, got)
 }
 
 fn store(outcome: Result<usize, c_int>, got: *mut usize) -> c_int {
@@ -145,14 +165,26 @@ fn store(outcome: Result<usize, c_int>, got: *mut usize) -> c_int {
 }
 
 /// What the shim holds counts as pending (R17).
+///
+/// # Safety
+/// As libssl's.
 pub unsafe fn pending(ret: usize, s: *const Ssl) -> c_int {
-    let Some(table) = resolver::caller(ret).ssl else { return 0 };
-    let held = unsafe { call::known(table, s.cast_mut()) }.map_or(0, |(_, conn)| conn.held.load(Ordering::Acquire));
-    if held != 0 { held as c_int } else { unsafe { (table.SSL_pending)(s) } }
+    // SAFETY: the program's own promise about `s`.
+    let Some(call) = (unsafe { Call::of(ret, s) }) else { return 0 };
+    match held(&call) {
+        0 => call.pending(),
+        held => held as c_int,
+    }
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn has_pending(ret: usize, s: *const Ssl) -> c_int {
-    let Some(table) = resolver::caller(ret).ssl else { return 0 };
-    let held = unsafe { call::known(table, s.cast_mut()) }.is_some_and(|(_, conn)| conn.held.load(Ordering::Acquire) != 0);
-    if held { 1 } else { unsafe { (table.SSL_has_pending)(s) } }
+    // SAFETY: the program's own promise about `s`.
+    let Some(call) = (unsafe { Call::of(ret, s) }) else { return 0 };
+    c_int::from(held(&call) != 0 || call.has_pending())
+}
+
+fn held(call: &Call) -> usize {
+    call.conn().map_or(0, |(_, conn)| conn.held.load(Ordering::Acquire))
 }

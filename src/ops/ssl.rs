@@ -13,15 +13,59 @@ pub use super::transmit::{write, write_ex, write_ex2};
 use crate::backend::{Backend, alg};
 use crate::conn::{Lane, end, mark};
 use crate::openssl::{
-    KeylogCb, LibCtx, Method, PaddingCb, SSL_CTRL_SET_MAX_SEND_FRAGMENT, SSL_ERROR_SYSCALL, SSL_ERROR_WANT_WRITE,
-    SSL_NOTHING, SSL_SENT_SHUTDOWN, SSL_WRITING, Bio, Ssl, SslCtx, resolver,
+    Bio, KeylogCb, LibCtx, Method, PaddingCb, SSL_CTRL_SET_MAX_SEND_FRAGMENT, SSL_ERROR_SYSCALL, SSL_ERROR_WANT_WRITE,
+    SSL_NOTHING, SSL_SENT_SHUTDOWN, SSL_WRITING, Ssl, SslCtx, resolver, ssl::Table,
 };
+use crate::reason::Reason;
 
-use super::call::{self, AtFd, around};
+use super::call::{self, AtFd, Call, real, real_later};
 use super::context;
 use core::ffi::c_char;
+use core::ptr::null_mut;
 
-const NOTHING: AtFd = AtFd { read: 0, write: 0, writes: false };
+/// The call with `s`, or the function's failure value.
+macro_rules! call_of {
+    ($ret:expr, $s:expr, $lost:expr) => {
+        // SAFETY: the program's own promise about `s`.
+        match unsafe { Call::of($ret, $s) } {
+            Some(call) => call,
+            None => return $lost,
+        }
+    };
+}
+
+/// The libssl that the caller means, or the function's failure value.
+macro_rules! table_of {
+    ($ret:expr, $lost:expr) => {
+        match resolver::caller($ret).ssl {
+            Some(table) => table,
+            None => return $lost,
+        }
+    };
+}
+
+/// Functions that only need their frame.
+macro_rules! framed {
+    ($($(#[$doc:meta])* fn $name:ident = $f:ident($($arg:ident: $t:ty),*) -> $r:ty, $lost:expr;)*) => {
+        $($(#[$doc])*
+        /// # Safety
+        /// As libssl's function of that name.
+        pub unsafe fn $name(ret: usize, s: *mut Ssl, $($arg: $t),*) -> $r {
+            call_of!(ret, s, $lost).around(AtFd::default(), |t| real!(t, $f, s $(, $arg)*))
+        })*
+    };
+}
+
+framed! {
+    fn key_update = SSL_key_update(kind: c_int) -> c_int, 0;
+    fn renegotiate = SSL_renegotiate() -> c_int, 0;
+    fn renegotiate_abbreviated = SSL_renegotiate_abbreviated() -> c_int, 0;
+    fn verify_client_post_handshake = SSL_verify_client_post_handshake() -> c_int, 0;
+    fn stateless = SSL_stateless() -> c_int, -1;
+    /// Early data is OpenSSL's alone; the connection is weighed when init is over.
+    fn read_early_data = SSL_read_early_data(buf: *mut c_void, n: usize, got: *mut usize) -> c_int, 0;
+    fn write_early_data = SSL_write_early_data(buf: *const c_void, n: usize, done: *mut usize) -> c_int, 0;
+}
 
 #[derive(Clone, Copy)]
 pub enum Handshake {
@@ -33,52 +77,50 @@ pub enum Handshake {
 /// # Safety
 /// As libssl's function of that name; so for all below.
 pub unsafe fn handshake(ret: usize, which: Handshake, s: *mut Ssl) -> c_int {
-    unsafe {
-        around(ret, s, -1, NOTHING, |t| match which {
-            Handshake::Connect => (t.SSL_connect)(s),
-            Handshake::Accept => (t.SSL_accept)(s),
-            Handshake::Do => (t.SSL_do_handshake)(s),
-        })
-    }
+    call_of!(ret, s, -1).around(AtFd::default(), |t| match which {
+        Handshake::Connect => real!(t, SSL_connect, s),
+        Handshake::Accept => real!(t, SSL_accept, s),
+        Handshake::Do => real!(t, SSL_do_handshake, s),
+    })
 }
 
 /// The second call reads until the peer's close_notify: what the shim still holds
 /// must then be OpenSSL's to complain about.
+///
+/// # Safety
+/// As libssl's.
 pub unsafe fn shutdown(ret: usize, s: *mut Ssl) -> c_int {
-    if let Some(table) = resolver::caller(ret).ssl {
-        if let Some((_, conn)) = unsafe { call::known(table, s) } {
-            if unsafe { (table.SSL_get_shutdown)(s) } & SSL_SENT_SHUTDOWN != 0 {
-                conn.give_back_held();
-            }
+    let call = call_of!(ret, s, -1);
+    if let Some((_, conn)) = call.conn() {
+        if call.shutdown_state() & SSL_SENT_SHUTDOWN != 0 {
+            conn.give_back_held();
         }
     }
-    unsafe { around(ret, s, -1, NOTHING, |t| (t.SSL_shutdown)(s)) }
+    call.around(AtFd::default(), |t| real!(t, SSL_shutdown, s))
 }
 
 /// SSL_sendfile that met a full socket left no trace in OpenSSL: say it here.
+///
+/// # Safety
+/// As libssl's.
 pub unsafe fn get_error(ret: usize, s: *const Ssl, outcome: c_int) -> c_int {
-    let Some(table) = resolver::caller(ret).ssl else { return SSL_ERROR_SYSCALL };
-    let error = unsafe { (table.SSL_get_error)(s, outcome) };
-    if error == SSL_ERROR_SYSCALL
-        && unsafe { call::known(table, s.cast_mut()) }.is_some_and(|(_, conn)| conn.is(mark::SENDFILE_WANTS))
-    {
-        return SSL_ERROR_WANT_WRITE;
-    }
-    error
+    let call = call_of!(ret, s, SSL_ERROR_SYSCALL);
+    let error = real!(call.table, SSL_get_error, s, outcome);
+    let full = error == SSL_ERROR_SYSCALL && call.conn().is_some_and(|(_, conn)| conn.is(mark::SENDFILE_WANTS));
+    if full { SSL_ERROR_WANT_WRITE } else { error }
 }
 
 /// After a fast success OpenSSL's own answer would be that of an older call.
+///
+/// # Safety
+/// As libssl's.
 pub unsafe fn want(ret: usize, s: *const Ssl) -> c_int {
-    let Some(table) = resolver::caller(ret).ssl else { return SSL_NOTHING };
-    if let Some((_, conn)) = unsafe { call::known(table, s.cast_mut()) } {
-        if conn.is(mark::SENDFILE_WANTS) {
-            return SSL_WRITING;
-        }
-        if conn.is(mark::FAST_SUCCESS) {
-            return SSL_NOTHING;
-        }
+    let call = call_of!(ret, s, SSL_NOTHING);
+    match call.conn() {
+        Some((_, conn)) if conn.is(mark::SENDFILE_WANTS) => SSL_WRITING,
+        Some((_, conn)) if conn.is(mark::FAST_SUCCESS) => SSL_NOTHING,
+        _ => real!(call.table, SSL_want, s),
     }
-    unsafe { (table.SSL_want)(s) }
 }
 
 #[derive(Clone, Copy)]
@@ -90,9 +132,12 @@ pub enum SetFd {
 
 /// The same fd again is common during a handshake (R9). Another one in mid-life
 /// keeps the old fd translated, and ends the fast lane, which would go to it.
+///
+/// # Safety
+/// As libssl's.
 pub unsafe fn set_fd(ret: usize, which: SetFd, s: *mut Ssl, fd: c_int) -> c_int {
-    let Some(table) = resolver::caller(ret).ssl else { return 0 };
-    if let Some((_, conn)) = unsafe { call::known(table, s) } {
+    let call = call_of!(ret, s, 0);
+    if let Some((_, conn)) = call.conn() {
         conn.unmark(mark::BIOS_KNOWN);
         for half in [&conn.rx, &conn.tx] {
             if half.lane() == Lane::Kernel && half.fd.load(Ordering::Acquire) != fd {
@@ -100,144 +145,139 @@ pub unsafe fn set_fd(ret: usize, which: SetFd, s: *mut Ssl, fd: c_int) -> c_int 
             }
         }
     }
-    unsafe {
-        match which {
-            SetFd::Both => (table.SSL_set_fd)(s, fd),
-            SetFd::Read => (table.SSL_set_rfd)(s, fd),
-            SetFd::Write => (table.SSL_set_wfd)(s, fd),
+    match which {
+        SetFd::Both => real!(call.table, SSL_set_fd, s, fd),
+        SetFd::Read => real!(call.table, SSL_set_rfd, s, fd),
+        SetFd::Write => real!(call.table, SSL_set_wfd, s, fd),
+    }
+}
+
+/// Looks whether the object has other BIOs after `set` than before.
+fn with_bios(call: &Call, set: impl FnOnce(&'static Table)) {
+    let before = call.conn().map(|(_, conn)| (conn, call.rbio(), call.wbio()));
+    set(call.table);
+    if let Some((conn, rbio, wbio)) = before {
+        if rbio != call.rbio() || wbio != call.wbio() {
+            conn.unmark(mark::BIOS_KNOWN);
+            if conn.rx.lane() == Lane::Kernel || conn.tx.lane() == Lane::Kernel {
+                conn.mark(mark::SLOW_ONLY);
+            }
         }
     }
 }
 
-/// Looks whether `s` has other BIOs after `set` than before.
-unsafe fn with_bios(ret: usize, s: *mut Ssl, set: impl FnOnce(&'static crate::openssl::ssl::Table)) {
-    let Some(table) = resolver::caller(ret).ssl else { return };
-    let Some((_, conn)) = (unsafe { call::known(table, s) }) else { return set(table) };
-    let bios = || unsafe { ((table.SSL_get_rbio)(s), (table.SSL_get_wbio)(s)) };
-    let before = bios();
-    set(table);
-    if bios() != before {
-        conn.unmark(mark::BIOS_KNOWN);
-        if conn.rx.lane() == Lane::Kernel || conn.tx.lane() == Lane::Kernel {
-            conn.mark(mark::SLOW_ONLY);
-        }
-    }
-}
-
+/// # Safety
+/// As libssl's.
 pub unsafe fn set_bio(ret: usize, s: *mut Ssl, r: *mut Bio, w: *mut Bio) {
-    unsafe { with_bios(ret, s, |t| (t.SSL_set_bio)(s, r, w)) }
+    with_bios(&call_of!(ret, s, ()), |t| real!(t, SSL_set_bio, s, r, w));
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn set0_rbio(ret: usize, s: *mut Ssl, b: *mut Bio) {
-    unsafe { with_bios(ret, s, |t| (t.SSL_set0_rbio)(s, b)) }
+    with_bios(&call_of!(ret, s, ()), |t| real!(t, SSL_set0_rbio, s, b));
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn set0_wbio(ret: usize, s: *mut Ssl, b: *mut Bio) {
-    unsafe { with_bios(ret, s, |t| (t.SSL_set0_wbio)(s, b)) }
+    with_bios(&call_of!(ret, s, ()), |t| real!(t, SSL_set0_wbio, s, b));
 }
 
 /// The object starts anew: so does what we know of it.
+///
+/// # Safety
+/// As libssl's.
 pub unsafe fn clear(ret: usize, s: *mut Ssl) -> c_int {
-    let Some(table) = resolver::caller(ret).ssl else { return 0 };
-    if let Some((_, conn)) = unsafe { call::known(table, s) } {
+    let call = call_of!(ret, s, 0);
+    if let Some((_, conn)) = call.conn() {
         end::restart(conn);
     }
-    unsafe { (table.SSL_clear)(s) }
+    real!(call.table, SSL_clear, s)
 }
 
-/// ex_data of the copy names the original's connection; `known` sees that it is
-/// not the copy's.
+/// ex_data of the copy names the original's connection; `call::known` sees that it
+/// is not the copy's.
+///
+/// # Safety
+/// As libssl's.
 pub unsafe fn dup(ret: usize, s: *mut Ssl) -> *mut Ssl {
-    let Some(table) = resolver::caller(ret).ssl else { return core::ptr::null_mut() };
-    unsafe { (table.SSL_dup)(s) }
-}
-
-pub unsafe fn key_update(ret: usize, s: *mut Ssl, kind: c_int) -> c_int {
-    unsafe { around(ret, s, 0, NOTHING, |t| (t.SSL_key_update)(s, kind)) }
-}
-
-pub unsafe fn renegotiate(ret: usize, s: *mut Ssl) -> c_int {
-    unsafe { around(ret, s, 0, NOTHING, |t| (t.SSL_renegotiate)(s)) }
-}
-
-pub unsafe fn renegotiate_abbreviated(ret: usize, s: *mut Ssl) -> c_int {
-    unsafe { around(ret, s, 0, NOTHING, |t| (t.SSL_renegotiate_abbreviated)(s)) }
+    real!(table_of!(ret, null_mut()), SSL_dup, s)
 }
 
 /// A full wire leaves the ticket for the next real SSL_write while every getter
 /// looks idle: let that one be real.
+///
+/// # Safety
+/// As libssl's.
 pub unsafe fn new_session_ticket(ret: usize, s: *mut Ssl) -> c_int {
-    if let Some(table) = resolver::caller(ret).ssl {
-        if let Some((_, conn)) = unsafe { call::known(table, s) } {
-            conn.mark(mark::WRITE_SLOW_ONCE);
-        }
+    let call = call_of!(ret, s, 0);
+    if let Some((_, conn)) = call.conn() {
+        conn.mark(mark::WRITE_SLOW_ONCE);
     }
-    unsafe { around(ret, s, 0, NOTHING, |t| t.SSL_new_session_ticket.map_or(0, |f| f(s))) }
-}
-
-pub unsafe fn verify_client_post_handshake(ret: usize, s: *mut Ssl) -> c_int {
-    unsafe { around(ret, s, 0, NOTHING, |t| (t.SSL_verify_client_post_handshake)(s)) }
-}
-
-pub unsafe fn stateless(ret: usize, s: *mut Ssl) -> c_int {
-    unsafe { around(ret, s, -1, NOTHING, |t| (t.SSL_stateless)(s)) }
-}
-
-/// Early data is OpenSSL's alone; the connection is weighed when init is over.
-pub unsafe fn read_early_data(ret: usize, s: *mut Ssl, buf: *mut c_void, n: usize, got: *mut usize) -> c_int {
-    unsafe { around(ret, s, 0, NOTHING, |t| (t.SSL_read_early_data)(s, buf, n, got)) }
-}
-
-pub unsafe fn write_early_data(ret: usize, s: *mut Ssl, buf: *const c_void, n: usize, done: *mut usize) -> c_int {
-    unsafe { around(ret, s, 0, NOTHING, |t| (t.SSL_write_early_data)(s, buf, n, done)) }
+    call.around(AtFd::default(), |t| real_later!(t, SSL_new_session_ticket, 0, s))
 }
 
 /// SNI callbacks change the context in mid-handshake: listen there too (R25).
+///
+/// # Safety
+/// As libssl's.
 pub unsafe fn set_ssl_ctx(ret: usize, s: *mut Ssl, ctx: *mut SslCtx) -> *mut SslCtx {
-    let Some(table) = resolver::caller(ret).ssl else { return core::ptr::null_mut() };
-    unsafe {
-        if (table.SSL_in_init)(s) != 0 && call::known(table, s).is_some() {
-            context::listen_on(table, ctx);
-        }
-        (table.SSL_set_SSL_CTX)(s, ctx)
+    let call = call_of!(ret, s, null_mut());
+    if call.in_init() && call.conn().is_some() {
+        // SAFETY: the program passes a live context, or null.
+        unsafe { context::listen_on(call.table, ctx) };
     }
+    real!(call.table, SSL_set_SSL_CTX, s, ctx)
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn ctx_new(ret: usize, method: *const Method) -> *mut SslCtx {
-    let Some(table) = resolver::caller(ret).ssl else { return core::ptr::null_mut() };
-    let made = unsafe { (table.SSL_CTX_new)(method) };
+    let table = table_of!(ret, null_mut());
+    let made = real!(table, SSL_CTX_new, method);
     context::made(table, made);
     made
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn ctx_new_ex(ret: usize, lib: *mut LibCtx, query: *const c_char, method: *const Method) -> *mut SslCtx {
-    let Some(table) = resolver::caller(ret).ssl else { return core::ptr::null_mut() };
-    let made = table.SSL_CTX_new_ex.map_or(core::ptr::null_mut(), |f| unsafe { f(lib, query, method) });
+    let table = table_of!(ret, null_mut());
+    let made = real_later!(table, SSL_CTX_new_ex, null_mut(), lib, query, method);
     context::made(table, made);
     made
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn ctx_set_keylog(ret: usize, ctx: *mut SslCtx, callback: KeylogCb) {
-    if let Some(table) = resolver::caller(ret).ssl {
-        unsafe { context::set_keylog(table, ctx, callback) }
-    }
+    let table = table_of!(ret, ());
+    // SAFETY: the program passes a live context.
+    unsafe { context::set_keylog(table, ctx, callback) }
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn ctx_get_keylog(ret: usize, ctx: *const SslCtx) -> KeylogCb {
-    unsafe { resolver::caller(ret).ssl.and_then(|table| context::keylog_of(table, ctx)) }
+    let table = table_of!(ret, None);
+    // SAFETY: the program passes a live context.
+    unsafe { context::keylog_of(table, ctx) }
 }
 
 /// max_send_fragment has no getter: note what is set.
+///
+/// # Safety
+/// As libssl's.
 pub unsafe fn ctrl(ret: usize, s: *mut Ssl, command: c_int, larg: c_long, parg: *mut c_void) -> c_long {
-    let Some(table) = resolver::caller(ret).ssl else { return 0 };
-    let outcome = unsafe { (table.SSL_ctrl)(s, command, larg, parg) };
+    let call = call_of!(ret, s, 0);
+    let outcome = real!(call.table, SSL_ctrl, s, command, larg, parg);
     if command == SSL_CTRL_SET_MAX_SEND_FRAGMENT && outcome == 1 {
-        if let Some((_, conn)) = unsafe { call::known_or_new(table, s) } {
+        if let Some((_, conn)) = call::known_or_new(&call) {
             let size = larg.clamp(0, 16_384) as u16;
             conn.max_fragment.store(size, Ordering::Relaxed);
-            if conn.tx.lane() == Lane::Kernel
-                && alg().set_tx_max(conn.tx.op.load(Ordering::Acquire), size).is_err()
-            {
+            let op = conn.tx.op.load(Ordering::Acquire);
+            if conn.tx.lane() == Lane::Kernel && alg().set_tx_max(op, size).is_err() {
                 conn.mark(mark::SLOW_ONLY);
             }
         }
@@ -245,64 +285,75 @@ pub unsafe fn ctrl(ret: usize, s: *mut Ssl, command: c_int, larg: c_long, parg: 
     outcome
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn ctx_ctrl(ret: usize, ctx: *mut SslCtx, command: c_int, larg: c_long, parg: *mut c_void) -> c_long {
-    let Some(table) = resolver::caller(ret).ssl else { return 0 };
-    let outcome = unsafe { (table.SSL_CTX_ctrl)(ctx, command, larg, parg) };
+    let table = table_of!(ret, 0);
+    let outcome = real!(table, SSL_CTX_ctrl, ctx, command, larg, parg);
     if outcome == 1 {
+        // SAFETY: the program passes a live context.
         unsafe { context::told(table, ctx, command, larg) };
     }
     outcome
 }
 
-/// Padding set on a connection that the kernel sends for already: OpenSSL pads, the
-/// virtual wire would drop it. The direction cannot go back (the numbers differ),
-/// so at least no fast write follows and the limit is documented.
-fn padded(table: &'static crate::openssl::ssl::Table, s: *mut Ssl, on: bool) {
-    if !on {
-        return;
-    }
-    if let Some((_, conn)) = unsafe { call::known_or_new(table, s) } {
+/// Padding set before the kernel sends: it never will. Set on a connection that
+/// the kernel sends for already, it has no effect; a documented limit, since the
+/// direction cannot go back (the sequence numbers differ).
+fn padded(call: &Call, on: bool) {
+    if let Some((_, conn)) = on.then(|| call::known_or_new(call)).flatten() {
         conn.mark(mark::PADDING);
-        conn.tx.refuse(crate::reason::Reason::RecordPadding);
+        conn.tx.refuse(Reason::RecordPadding);
     }
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn set_block_padding(ret: usize, s: *mut Ssl, n: usize) -> c_int {
-    let Some(table) = resolver::caller(ret).ssl else { return 0 };
-    padded(table, s, n > 1);
-    unsafe { (table.SSL_set_block_padding)(s, n) }
+    let call = call_of!(ret, s, 0);
+    padded(&call, n > 1);
+    real!(call.table, SSL_set_block_padding, s, n)
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn set_block_padding_ex(ret: usize, s: *mut Ssl, app: usize, hs: usize) -> c_int {
-    let Some(table) = resolver::caller(ret).ssl else { return 0 };
-    padded(table, s, app > 1 || hs > 1);
-    table.SSL_set_block_padding_ex.map_or(0, |f| unsafe { f(s, app, hs) })
+    let call = call_of!(ret, s, 0);
+    padded(&call, app > 1 || hs > 1);
+    real_later!(call.table, SSL_set_block_padding_ex, 0, s, app, hs)
 }
 
-pub unsafe fn ctx_set_block_padding(ret: usize, ctx: *mut SslCtx, n: usize) -> c_int {
-    let Some(table) = resolver::caller(ret).ssl else { return 0 };
-    unsafe { context::pad(table, ctx, n > 1) };
-    unsafe { (table.SSL_CTX_set_block_padding)(ctx, n) }
-}
-
-pub unsafe fn ctx_set_block_padding_ex(ret: usize, ctx: *mut SslCtx, app: usize, hs: usize) -> c_int {
-    let Some(table) = resolver::caller(ret).ssl else { return 0 };
-    unsafe { context::pad(table, ctx, app > 1 || hs > 1) };
-    table.SSL_CTX_set_block_padding_ex.map_or(0, |f| unsafe { f(ctx, app, hs) })
-}
-
+/// # Safety
+/// As libssl's.
 pub unsafe fn set_record_padding_callback(ret: usize, s: *mut Ssl, callback: PaddingCb) -> c_int {
-    let Some(table) = resolver::caller(ret).ssl else { return 0 };
-    padded(table, s, callback.is_some());
-    unsafe { (table.SSL_set_record_padding_callback)(s, callback) }
+    let call = call_of!(ret, s, 0);
+    padded(&call, callback.is_some());
+    real!(call.table, SSL_set_record_padding_callback, s, callback)
 }
 
+/// # Safety
+/// As libssl's.
+pub unsafe fn ctx_set_block_padding(ret: usize, ctx: *mut SslCtx, n: usize) -> c_int {
+    let table = table_of!(ret, 0);
+    // SAFETY: the program passes a live context.
+    unsafe { context::pad(table, ctx, n > 1) };
+    real!(table, SSL_CTX_set_block_padding, ctx, n)
+}
+
+/// # Safety
+/// As libssl's.
+pub unsafe fn ctx_set_block_padding_ex(ret: usize, ctx: *mut SslCtx, app: usize, hs: usize) -> c_int {
+    let table = table_of!(ret, 0);
+    // SAFETY: the program passes a live context.
+    unsafe { context::pad(table, ctx, app > 1 || hs > 1) };
+    real_later!(table, SSL_CTX_set_block_padding_ex, 0, ctx, app, hs)
+}
+
+/// # Safety
+/// As libssl's.
 pub unsafe fn ctx_set_record_padding_callback(ret: usize, ctx: *mut SslCtx, callback: PaddingCb) {
-    if let Some(table) = resolver::caller(ret).ssl {
-        unsafe {
-            context::pad(table, ctx, callback.is_some());
-            (table.SSL_CTX_set_record_padding_callback)(ctx, callback);
-        }
-    }
+    let table = table_of!(ret, ());
+    // SAFETY: the program passes a live context.
+    unsafe { context::pad(table, ctx, callback.is_some()) };
+    real!(table, SSL_CTX_set_record_padding_callback, ctx, callback)
 }
-

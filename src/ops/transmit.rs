@@ -7,18 +7,17 @@
 //! retry, and the real bytes go the fast way. A BIO of the program's own may accept
 //! the byte instead of failing: there no placeholder is used (R6).
 
-use core::ffi::{c_int, c_void};
+use core::ffi::{c_int, c_long, c_void};
 use core::sync::atomic::Ordering;
 
 use crate::backend::{Backend, alg};
 use crate::conn::{Connection, Half, Lane, mark};
+use crate::openssl::ask::Live;
 use crate::openssl::{
-    SSL_CTRL_MODE, SSL_KEY_UPDATE_NONE, SSL_MODE_ASYNC, SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_SENT_SHUTDOWN, SSL_WRITING,
-    Ssl, resolver, ssl::Table,
+    SSL_KEY_UPDATE_NONE, SSL_MODE_ASYNC, SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_SENT_SHUTDOWN, Ssl, ssl::Table,
 };
-use crate::thread;
 
-use super::call::{self, AtFd};
+use super::call::{AtFd, Call, real, real_later};
 
 /// A write that OpenSSL waits to have repeated; `Connection::write_state`.
 pub const IDLE: u8 = 0;
@@ -28,39 +27,25 @@ pub const SLOW: u8 = 2;
 const RECORD: usize = 16_384;
 
 /// May this write go to the op socket, past OpenSSL?
-///
-/// # Safety
-/// `s` is live.
-pub unsafe fn is_fast(table: &Table, conn: &Connection, s: *mut Ssl, mode: i64) -> bool {
-    // SAFETY: getters of a live SSL.
-    unsafe {
-        conn.tx.lane() == Lane::Kernel
-            && !conn.is(mark::SLOW_ONLY)
-            && !conn.tx.closed.load(Ordering::Acquire)
-            && !conn.tx.wire_busy.load(Ordering::Acquire)
-            && !conn.tx.message_open.load(Ordering::Acquire)
-            && conn.tx.level()
-            && (table.SSL_in_init)(s) == 0
-            && (table.SSL_get_key_update_type)(s) == SSL_KEY_UPDATE_NONE
-            && (table.SSL_renegotiate_pending)(s) == 0
-            && (table.SSL_get_shutdown)(s) & SSL_SENT_SHUTDOWN == 0
-            && mode & SSL_MODE_ASYNC == 0
-    }
+pub fn is_fast(live: &Live, conn: &Connection, mode: c_long) -> bool {
+    conn.tx.lane() == Lane::Kernel
+        && !conn.is(mark::SLOW_ONLY)
+        && !conn.tx.closed.load(Ordering::Acquire)
+        && !conn.tx.wire_busy.load(Ordering::Acquire)
+        && !conn.tx.message_open.load(Ordering::Acquire)
+        && conn.tx.level()
+        && !live.in_init()
+        && live.key_update() == SSL_KEY_UPDATE_NONE
+        && !live.is_renegotiating()
+        && live.shutdown_state() & SSL_SENT_SHUTDOWN == 0
+        && mode & SSL_MODE_ASYNC == 0
 }
 
-/// # Safety
-/// `s` is live.
-pub unsafe fn mode(table: &Table, s: *mut Ssl) -> i64 {
-    // SAFETY: SSL_get_mode is this control.
-    unsafe { (table.SSL_ctrl)(s, SSL_CTRL_MODE, 0, core::ptr::null_mut()) }
-}
-
-/// One SSL_write of the program.
+/// One SSL_write of the program, on a connection that the kernel sends for.
+/// `buf` has `n` readable bytes for as long as the call runs.
 struct Write<'a> {
-    ret: usize,
-    table: &'static Table,
+    call: Call,
     conn: &'a Connection,
-    s: *mut Ssl,
     buf: *const u8,
     n: usize,
 }
@@ -68,22 +53,14 @@ struct Write<'a> {
 impl Write<'_> {
     /// The real SSL_write with `len` bytes from `at`, meeting `errno` at the fd.
     /// The count that it accepted, or its own failure value.
-    unsafe fn real(&self, at: usize, len: usize, errno: i32) -> Result<usize, c_int> {
-        let at_fd = AtFd { read: 0, write: errno, writes: true };
-        let mut done = 0usize;
-        // SAFETY: `at + len` lies in the program's buffer; libssl gets lengths
-        // that SSL_write_ex takes.
-        let outcome = unsafe {
-            call::around(self.ret, self.s, -1, at_fd, |t| {
-                let from = self.buf.wrapping_add(at).cast();
-                // SSL_write's own return value and error state, not the _ex
-                // function's 0: the caller maps it.
-                let got = (t.SSL_write)(self.s, from, c_int::try_from(len).unwrap_or(c_int::MAX));
-                done = usize::try_from(got).unwrap_or(0);
-                got
-            })
-        };
-        if outcome > 0 { Ok(done) } else { Err(outcome) }
+    fn real(&self, at: usize, len: usize, errno: i32) -> Result<usize, c_int> {
+        let from = self.buf.wrapping_add(at.min(self.n)).cast::<c_void>();
+        let len = c_int::try_from(len.min(self.n.saturating_sub(at))).unwrap_or(c_int::MAX);
+        let s = self.call.ptr();
+        let outcome = self.call.around(AtFd { read: 0, write: errno, writes: true }, |t| {
+            real!(t, SSL_write, s, from, len)
+        });
+        if outcome > 0 { Ok(outcome as usize) } else { Err(outcome) }
     }
 
     fn park(&self, state: u8, done: usize) {
@@ -92,32 +69,30 @@ impl Write<'_> {
     }
 
     /// Lets OpenSSL seal from `done` on.
-    unsafe fn slow(&self, done: usize, errno: i32) -> Result<usize, c_int> {
-        // SAFETY: as for `real`.
-        match unsafe { self.real(done, self.n.saturating_sub(done), errno) } {
+    fn slow(&self, done: usize, errno: i32) -> Result<usize, c_int> {
+        match self.real(done, self.n.saturating_sub(done), errno) {
             Ok(more) => {
                 self.park(IDLE, 0);
                 Ok(done + more)
             }
             Err(outcome) => {
-                // SAFETY: `s` is live.
-                let waits = unsafe { (self.table.SSL_want)(self.s) } == SSL_WRITING;
+                let waits = self.call.wants_write();
                 self.park(if waits { SLOW } else { IDLE }, if waits { done } else { 0 });
                 Err(outcome)
             }
         }
     }
 
-    unsafe fn fast(&self, mut done: usize, mode: i64) -> Result<usize, c_int> {
+    fn fast(&self, mut done: usize, mode: c_long) -> Result<usize, c_int> {
         let partial = mode & SSL_MODE_ENABLE_PARTIAL_WRITE != 0;
+        let own = usize::from(self.conn.max_fragment.load(Ordering::Relaxed));
+        let record = if own == 0 { RECORD } else { own.min(RECORD) };
+        let op = self.conn.tx.op.load(Ordering::Acquire);
         loop {
-            let own = usize::from(self.conn.max_fragment.load(Ordering::Relaxed));
-            let record = if own == 0 { RECORD } else { own.min(RECORD) };
             // With partial writes OpenSSL returns after each record; so do we.
             let len = if partial { (self.n - done).min(record) } else { self.n - done };
             let bytes = libc::iovec { iov_base: self.buf.wrapping_add(done).cast_mut().cast(), iov_len: len };
-            let op = self.conn.tx.op.load(Ordering::Acquire);
-            // SAFETY: the program's buffer has `n` readable bytes.
+            // SAFETY: the program's buffer has `n` readable bytes, `done + len` at most.
             match unsafe { alg().send(op, &[bytes], libc::MSG_NOSIGNAL) } {
                 Ok(sent) => {
                     Half::add(&self.conn.tx.fast_bytes, sent);
@@ -127,74 +102,62 @@ impl Write<'_> {
                         return Ok(done);
                     }
                 }
-                // SAFETY: as the caller vouches.
-                Err(e) => return unsafe { self.full(done, e) },
+                Err(e) => return self.full(done, e),
             }
         }
     }
 
     /// The kernel did not take the bytes from `done` on.
-    unsafe fn full(&self, done: usize, e: i32) -> Result<usize, c_int> {
-        let again = e == libc::EAGAIN || e == libc::EINTR;
-        // SAFETY: as for `real`, in all calls below.
-        unsafe {
-            if !again {
-                // OpenSSL and the program meet the error where they would have.
-                return self.slow(done, e);
+    fn full(&self, done: usize, e: i32) -> Result<usize, c_int> {
+        if e != libc::EAGAIN && e != libc::EINTR {
+            // OpenSSL and the program meet the error where they would have.
+            return self.slow(done, e);
+        }
+        if self.conn.is(mark::OWN_WBIO) {
+            return self.slow(done, 0);
+        }
+        self.swallow(true);
+        match self.real(done, 1, e) {
+            Err(outcome) => {
+                self.park(PLACEHOLDER, done);
+                Err(outcome)
             }
-            if self.conn.is(mark::OWN_WBIO) {
-                return self.slow(done, 0);
-            }
-            if let Some(mut side) = self.conn.write.lock() {
-                side.swallow = true;
-            }
-            match self.real(done, 1, e) {
-                Err(outcome) => {
-                    self.park(PLACEHOLDER, done);
-                    Err(outcome)
-                }
-                Ok(_) => {
-                    // A buffering BIO took the byte: it is data now.
-                    if let Some(mut side) = self.conn.write.lock() {
-                        side.swallow = false;
-                    }
-                    let done = done + 1;
-                    if done < self.n { self.slow(done, 0) } else { Ok(done) }
-                }
+            Ok(_) => {
+                // A buffering BIO took the byte: it is data now.
+                self.swallow(false);
+                let done = done + 1;
+                if done < self.n { self.slow(done, 0) } else { Ok(done) }
             }
         }
     }
 
-    unsafe fn run(&self) -> Result<usize, c_int> {
-        let mut done = 0;
-        // SAFETY: as the caller vouches, throughout.
-        unsafe {
-            match self.conn.write_state.load(Ordering::Acquire) {
-                PLACEHOLDER => {
-                    done = self.conn.write_done.load(Ordering::Acquire);
-                    // The program must repeat at least what it asked for; with
-                    // less, length 0 lets OpenSSL say so in its own words.
-                    self.real(done.min(self.n), usize::from(self.n > done), 0)?;
-                    self.park(IDLE, 0);
-                }
-                SLOW => {
-                    done = self.conn.write_done.load(Ordering::Acquire);
-                    return self.slow(done.min(self.n), 0);
-                }
-                _ => {}
-            }
-            let mode = mode(self.table, self.s);
-            let slow_once = self.conn.take_mark(mark::WRITE_SLOW_ONCE);
-            if !slow_once && is_fast(self.table, self.conn, self.s, mode) {
-                self.fast(done, mode)
-            } else {
-                self.slow(done, 0)
-            }
+    fn swallow(&self, on: bool) {
+        if let Some(mut side) = self.conn.write.lock() {
+            side.swallow = on;
         }
+    }
+
+    fn run(&self) -> Result<usize, c_int> {
+        let mut done = 0;
+        match self.conn.write_state.load(Ordering::Acquire) {
+            PLACEHOLDER => {
+                done = self.conn.write_done.load(Ordering::Acquire).min(self.n);
+                // The program must repeat at least what it asked for; with less,
+                // length 0 lets OpenSSL say so in its own words.
+                self.real(done, usize::from(self.n > done), 0)?;
+                self.park(IDLE, 0);
+            }
+            SLOW => return self.slow(self.conn.write_done.load(Ordering::Acquire).min(self.n), 0),
+            _ => {}
+        }
+        let mode = self.call.mode();
+        let slow_once = self.conn.take_mark(mark::WRITE_SLOW_ONCE);
+        if !slow_once && is_fast(&self.call, self.conn, mode) { self.fast(done, mode) } else { self.slow(done, 0) }
     }
 }
 
-/// Ok: bytes taken. Err: what the real function said.
+/// Ok: bytes taken. Err: what the real function said; `plain` returns its outcome
+/// and how many bytes that stands for.
 ///
 /// # Safety
 /// As SSL_write: `s` is live, `buf` has `n` readable bytes.
@@ -206,32 +169,25 @@ unsafe fn transmit(
     lost: c_int,
     plain: impl FnOnce(&'static Table) -> (c_int, usize),
 ) -> Result<usize, c_int> {
-    let Some(table) = resolver::caller(ret).ssl else { return Err(lost) };
     // SAFETY: the program's own promise about `s`.
-    let found = unsafe { call::known(table, s) };
-    let inside = thread::any_frame() && thread::top().is_some_and(|frame| frame.ssl == s as usize);
-    if let Some((_, conn)) = found {
-        let ours = conn.tx.lane() == Lane::Kernel || conn.write_state.load(Ordering::Acquire) != IDLE;
-        if ours && n != 0 && !buf.is_null() && !inside {
-            let write = Write { ret, table, conn, s, buf: buf.cast(), n };
-            // SAFETY: as the caller vouches.
-            let outcome = unsafe { write.run() };
+    let Some(call) = (unsafe { Call::of(ret, s) }) else { return Err(lost) };
+    let nested = call.is_nested();
+    if let Some((_, conn)) = call.conn().filter(|_| n != 0 && !buf.is_null() && !nested) {
+        if conn.tx.lane() == Lane::Kernel || conn.write_state.load(Ordering::Acquire) != IDLE {
+            let outcome = Write { call, conn, buf: buf.cast(), n }.run();
             if outcome.is_ok() {
                 conn.unmark(mark::SENDFILE_WANTS);
-                if !conn.is(mark::FAST_SUCCESS) {
-                    conn.mark(mark::FAST_SUCCESS);
-                }
+                conn.mark(mark::FAST_SUCCESS);
             }
             return outcome;
         }
     }
-    // SAFETY: as the caller vouches.
-    let (outcome, done) = unsafe { call::around(ret, s, (lost, 0), AtFd::default(), plain) };
-    if let Some((_, conn)) = unsafe { call::known(table, s) }.filter(|_| !inside) {
+    let (outcome, done) = call.around(AtFd::default(), plain);
+    if let Some((_, conn)) = call.conn().filter(|_| !nested) {
         Half::add(&conn.tx.before_bytes, done);
         // OpenSSL keeps a record that the socket did not take: the next write is
         // its, also if the kernel has the direction by then.
-        let waits = outcome <= 0 && unsafe { (table.SSL_want)(s) } == SSL_WRITING;
+        let waits = outcome <= 0 && call.wants_write();
         conn.write_done.store(0, Ordering::Release);
         conn.write_state.store(if waits { SLOW } else { IDLE }, Ordering::Release);
     }
@@ -243,20 +199,25 @@ unsafe fn transmit(
 pub unsafe fn write(ret: usize, s: *mut Ssl, buf: *const c_void, n: c_int) -> c_int {
     let size = usize::try_from(n).unwrap_or(0);
     let plain = |t: &'static Table| {
-        let done = unsafe { (t.SSL_write)(s, buf, n) };
+        let done = real!(t, SSL_write, s, buf, n);
         (done, usize::try_from(done).unwrap_or(0))
     };
+    // SAFETY: passed on.
     match unsafe { transmit(ret, s, buf, size, -1, plain) } {
         Ok(done) => done as c_int,
         Err(outcome) => outcome,
     }
 }
 
+/// # Safety
+/// As libssl's.
 pub unsafe fn write_ex(ret: usize, s: *mut Ssl, buf: *const c_void, n: usize, done: *mut usize) -> c_int {
     let plain = |t: &'static Table| {
-        let outcome = unsafe { (t.SSL_write_ex)(s, buf, n, done) };
+        let outcome = real!(t, SSL_write_ex, s, buf, n, done);
+        // SAFETY: on success the real function has written through `done`.
         (outcome, if outcome == 1 && !done.is_null() { unsafe { *done } } else { 0 })
     };
+    // SAFETY: passed on.
     match unsafe { transmit(ret, s, buf, n, 0, plain) } {
         Ok(count) => {
             if !done.is_null() {
@@ -271,10 +232,15 @@ pub unsafe fn write_ex(ret: usize, s: *mut Ssl, buf: *const c_void, n: usize, do
 }
 
 /// Its flags concern QUIC streams only.
+///
+/// # Safety
+/// As libssl's.
 pub unsafe fn write_ex2(ret: usize, s: *mut Ssl, buf: *const c_void, n: usize, flags: u64, done: *mut usize) -> c_int {
     if flags == 0 {
+        // SAFETY: passed on.
         return unsafe { write_ex(ret, s, buf, n, done) };
     }
-    let real = |t: &'static Table| t.SSL_write_ex2.map_or(0, |f| unsafe { f(s, buf, n, flags, done) });
-    unsafe { call::around(ret, s, 0, AtFd::default(), real) }
+    // SAFETY: the program's own promise about `s`.
+    let Some(call) = (unsafe { Call::of(ret, s) }) else { return 0 };
+    call.around(AtFd::default(), |t| real_later!(t, SSL_write_ex2, 0, s, buf, n, flags, done))
 }

@@ -17,6 +17,7 @@ pub mod op;
 pub mod peer;
 pub mod programs;
 pub mod programs_fixture;
+pub mod programs_talk;
 pub mod sys;
 pub mod traffic;
 pub mod watch;

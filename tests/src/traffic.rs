@@ -79,6 +79,19 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    /// Application bytes sent. The kernel counts the payload of every record;
+    /// the only other ones in most tests are alerts, of two bytes.
+    pub fn sent_but_alerts(&self) -> i64 {
+        self.get("AlgTlsTxBytes") - 2 * self.get("AlgTlsTxControl")
+    }
+
+    /// Application bytes received, likewise.
+    pub fn received_but_alerts(&self) -> i64 {
+        self.get("AlgTlsRxBytes") - 2 * self.get("AlgTlsRxControl")
+    }
+}
+
 /// One direction of a connection, as the shim reported it.
 #[derive(Clone, Debug, Default)]
 pub struct Dir {
