@@ -85,7 +85,7 @@ struct Slot {
     depth: usize,
     ctrl_depth: usize,
     ctrl_addr: usize,
-    spare: usize,
+    caller: usize,
     frames: [Frame; DEPTH],
 }
 
@@ -136,6 +136,22 @@ fn gone(addr: usize, sp: usize) -> bool {
 #[inline(always)]
 pub fn identity() -> usize {
     slot() as usize
+}
+
+/// Notes who called the OpenSSL hook that this thread is in, and gives what was
+/// noted before, to be put back. Left stale by siglongjmp, it is wrong only until
+/// the next hook is entered.
+#[inline(always)]
+pub fn swap_caller(ret: usize) -> usize {
+    // SAFETY: as in `any_frame`.
+    unsafe { core::mem::replace(&mut (*slot()).caller, ret) }
+}
+
+/// What `swap_caller` noted; 0 outside hooks.
+#[inline(always)]
+pub fn caller() -> usize {
+    // SAFETY: as in `any_frame`.
+    unsafe { (*slot()).caller }
 }
 
 /// Drops stale frames and returns how many are left.

@@ -17,7 +17,8 @@ pub mod ssl;
 /// that the body sees the program's arguments, and its caller is the program.
 ///
 /// When the caller's OpenSSL is one that we have no table for, the body calls the
-/// function of that name and does nothing else.
+/// function of that name and does nothing else. The caller is noted for hooks that
+/// the library enters from inside by a jump (see `resolver::caller`).
 #[cfg(not(test))]
 macro_rules! traced {
     ($missing:path; $($symbol:ident[$register:literal]($($v:ident: $t:ty),*) -> $r:ty, $fallback:expr, $op:path $(, $which:path)?;)*) => {
@@ -26,7 +27,9 @@ macro_rules! traced {
             $(
                 #[allow(non_snake_case)]
                 pub unsafe extern "C" fn $symbol($($v: $t,)* ret: usize) -> $r {
-                    crate::boundary::guard($fallback, || {
+                    let own = crate::openssl::resolver::is_own(ret);
+                    let before = if own { 0 } else { crate::thread::swap_caller(ret) };
+                    let result = crate::boundary::guard($fallback, || {
                         if $missing(ret) {
                             let name = concat!(stringify!($symbol), "\0");
                             let name = core::ffi::CStr::from_bytes_until_nul(name.as_bytes()).unwrap_or(c"");
@@ -38,7 +41,11 @@ macro_rules! traced {
                         }
                         // SAFETY: the program's own arguments, as it promised them to OpenSSL.
                         unsafe { $op(ret, $($which,)? $($v),*) }
-                    })
+                    });
+                    if !own {
+                        crate::thread::swap_caller(before);
+                    }
+                    result
                 }
             )*
         }

@@ -114,30 +114,44 @@ fn describe(addr: usize, ssl: Lib, crypto: Lib) -> Caller {
 }
 
 /// Whose code is at `ret`, and which OpenSSL does it mean?
+///
+/// An address of ours means that the library which a hook has called jumped to
+/// another hook instead of calling it (SSL_connect ends in SSL_do_handshake): the
+/// caller is that library, one of the two, and what the first hook's caller means
+/// is meant.
 #[inline]
 pub fn caller(ret: usize) -> Caller {
-    let (ssl, crypto) = libs(ret, false);
-    describe(ret, ssl, crypto)
+    let (ssl, crypto) = libs(origin(ret), false);
+    let mut found = describe(ret, ssl, crypto);
+    if is_own(ret) {
+        (found.in_libssl, found.in_libcrypto) = (true, true);
+    }
+    found
+}
+
+#[inline]
+fn origin(ret: usize) -> usize {
+    if is_own(ret) { crate::thread::caller() } else { ret }
 }
 
 /// True if there is no table for this caller's libssl, so that an operation could
 /// not even make the real call: the hook must use `bare` itself.
 #[inline]
 pub fn no_ssl(ret: usize) -> bool {
-    libs(ret, true).0.is_none_or(|l| l.ssl.is_none())
+    libs(origin(ret), true).0.is_none_or(|l| l.ssl.is_none())
 }
 
 /// The same for libcrypto.
 #[inline]
 pub fn no_crypto(ret: usize) -> bool {
-    libs(ret, false).1.is_none_or(|l| l.crypto.is_none())
+    libs(origin(ret), false).1.is_none_or(|l| l.crypto.is_none())
 }
 
 /// One function of the caller's libssl or libcrypto by name; null if there is none.
 #[cold]
 pub fn bare(ret: usize, name: &CStr) -> *mut c_void {
     errno::preserve(|| {
-        let (ssl, crypto) = libs(ret, true);
+        let (ssl, crypto) = libs(origin(ret), true);
         let mut p = [ssl, crypto]
             .into_iter()
             .flatten()
@@ -489,6 +503,7 @@ unsafe fn entry(dynamic: usize, i: usize) -> Option<(usize, usize)> {
 }
 
 /// Does `addr` lie in the shim itself?
+#[inline]
 pub fn is_own(addr: usize) -> bool {
     static START: AtomicUsize = AtomicUsize::new(0);
     static END: AtomicUsize = AtomicUsize::new(0);

@@ -75,8 +75,9 @@ fn alone() {
     // ...and then libcrypto's calls belong to it, also those from the cached address.
     assert!(core::ptr::eq(caller(in_crypto).ssl.unwrap(), table));
 
-    // Nobody's code, and a caller that has no libssl of its own: the one there is.
+    // Nobody's code, and a jump out of the library that a hook called.
     assert!(!no_ssl(here) && core::ptr::eq(caller(here).ssl.unwrap(), table));
+    assert!(caller(here).in_libssl && caller(here).in_libcrypto);
     let nowhere = crate::sys::map_anonymous(4096).unwrap() as usize;
     assert!(core::ptr::eq(caller(nowhere).ssl.unwrap(), table));
 
@@ -91,6 +92,11 @@ fn alone() {
     assert!(t.in_libssl && t.ssl.unwrap().SSL_read as usize == in_second);
     assert!(core::ptr::eq(t.ssl.unwrap().crypto, table.crypto));
     assert!(core::ptr::eq(caller(in_ssl).ssl.unwrap(), table));
+    for (outer, meant) in [(in_second, t.ssl.unwrap()), (in_ssl, table)] {
+        let before = crate::thread::swap_caller(outer);
+        assert!(core::ptr::eq(caller(here).ssl.unwrap(), meant));
+        crate::thread::swap_caller(before);
+    }
 
     assert_eq!(bare(in_second, c"SSL_read") as usize, in_second);
     assert_eq!(bare(in_ssl, c"BIO_read") as usize, in_crypto);
