@@ -185,6 +185,7 @@ struct alg_tls_rx {
 	struct alg_tls_buf rest;
 	unsigned int rest_off;
 	unsigned int rest_len;
+	unsigned int rest_size;		/* plaintext in its pages, to wipe */
 	u8 rest_type;
 	/* valid only while one record is being opened */
 	unsigned int pinned;

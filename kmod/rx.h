@@ -53,8 +53,11 @@ struct rx_call {
 /* ------------------------------------------------------- rx_buf.c --- */
 
 int alg_tls_buf_grow(struct alg_tls_buf *b, unsigned int size, gfp_t gfp);
-/* Free; plaintext is wiped, but not in pages that a pipe holds as well. */
-void alg_tls_buf_free(struct alg_tls_buf *b, bool wipe);
+/*
+ * Free; the first @wipe bytes are plaintext and are wiped, but not in pages
+ * that a pipe holds as well.
+ */
+void alg_tls_buf_free(struct alg_tls_buf *b, unsigned int wipe);
 /* Describe @len bytes from @off in @sg; returns the entries used. */
 unsigned int alg_tls_buf_sg(const struct alg_tls_buf *b, unsigned int off,
 			    unsigned int len, struct scatterlist *sg);

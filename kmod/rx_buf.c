@@ -41,17 +41,19 @@ int alg_tls_buf_grow(struct alg_tls_buf *b, unsigned int size, gfp_t gfp)
 	return 0;
 }
 
-void alg_tls_buf_free(struct alg_tls_buf *b, bool wipe)
+void alg_tls_buf_free(struct alg_tls_buf *b, unsigned int wipe)
 {
 	unsigned int i;
 
 	for (i = 0; i < ALG_TLS_RX_PAGES; i++) {
+		unsigned int part = min_t(unsigned int, wipe, PAGE_SIZE);
 		struct page *page = b->page[i];
 
+		wipe -= part;
 		if (!page)
 			continue;
-		if (wipe && page_count(page) == 1)
-			memzero_explicit(page_address(page), PAGE_SIZE);
+		if (part && page_count(page) == 1)
+			memzero_explicit(page_address(page), part);
 		put_page(page);
 		b->page[i] = NULL;
 	}
@@ -237,7 +239,7 @@ void alg_tls_rx_consume(struct alg_tls_ctx *ctx, unsigned int len)
 	rx->copied_seq = tcp_sk(ctx->sk)->copied_seq;
 	rx->staged_len = 0;
 	if (rx->stage.page[0])
-		alg_tls_buf_free(&rx->stage, false);
+		alg_tls_buf_free(&rx->stage, 0);
 }
 
 int alg_tls_rx_give_rest(struct alg_tls_ctx *ctx, struct iov_iter *to,
@@ -265,11 +267,12 @@ void alg_tls_rx_drop_rest(struct alg_tls_ctx *ctx)
 
 	WRITE_ONCE(rx->rest_len, 0);
 	rx->rest_off = 0;
-	alg_tls_buf_free(&rx->rest, true);
+	alg_tls_buf_free(&rx->rest, rx->rest_size);
+	rx->rest_size = 0;
 }
 
 void alg_tls_rx_drop_pages(struct alg_tls_rx *rx)
 {
-	alg_tls_buf_free(&rx->rest, true);
-	alg_tls_buf_free(&rx->stage, false);
+	alg_tls_buf_free(&rx->rest, rx->rest_size);
+	alg_tls_buf_free(&rx->stage, 0);
 }

@@ -314,6 +314,7 @@ static int rx_dst_rest(struct alg_tls_ctx *ctx, const struct rx_rec *rec)
 	err = alg_tls_buf_grow(&rx->rest, rec->plain, ctx->sk->sk_allocation);
 	if (err)
 		return err;
+	rx->rest_size = rec->plain;
 	sg_init_table(rx->dst, ARRAY_SIZE(rx->dst));
 	n = 1 + alg_tls_buf_sg(&rx->rest, 0, rec->plain, &rx->dst[1]);
 	sg_mark_end(&rx->dst[n - 1]);
@@ -528,6 +529,6 @@ err_drop:
 	rx_unpin(rx);
 	alg_tls_rx_drop_rest(ctx);
 	if (rx->stage.page[0] && !rx->staged_len)
-		alg_tls_buf_free(&rx->stage, false);
+		alg_tls_buf_free(&rx->stage, 0);
 	return err;
 }

@@ -153,15 +153,17 @@ static int alg_tls_copy_in(struct alg_tls_ctx *ctx, struct iov_iter *iter,
 
 		if (!page)
 			return -ENOBUFS;
-		in->page[in->n++] = page;
 		got = copy_page_from_iter(page, 0, n, iter);
-		done += got;
-		if (got)
-			sg_set_page(&ctx->tx.src[in->n], page, got, 0);
-		else
-			__free_page(in->page[--in->n]);
-		if (got < n)
+		if (!got) {
+			__free_page(page);
 			return done ? done : -EFAULT;
+		}
+		done += got;
+		in->used[in->n] = got;
+		in->page[in->n++] = page;
+		sg_set_page(&ctx->tx.src[in->n], page, got, 0);
+		if (got < n)
+			break;
 	}
 	return done;
 }
@@ -245,7 +247,7 @@ static int alg_tls_send_one(struct alg_tls_ctx *ctx, struct iov_iter *iter,
 	if (got < len && type != ALG_TLS_T_DATA)
 		goto err_revert;
 	err = -ENOBUFS;
-	if (!alg_tls_out_alloc(sk, &out, tx_wire_len(&ctx->txd, got)))
+	if (!alg_tls_out_alloc(ctx, &out, got, ctx->tx.src[1].offset))
 		goto err_revert;
 	err = alg_tls_tx_record(ctx, type, in.n, got, &out, flags, push);
 	if (err)

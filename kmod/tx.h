@@ -43,6 +43,7 @@
 struct alg_tls_in {
 	unsigned int n;
 	bool copy;			/* cleanse and free, else put */
+	u16 used[ALG_TLS_SRC];		/* bytes of a copy */
 	struct page *page[ALG_TLS_SRC];
 };
 
@@ -70,8 +71,9 @@ static inline unsigned int tx_wire_len(const struct alg_tls_dir *d,
  * lock is held and the backlog is not worked off in between.
  */
 bool alg_tls_tx_charge(struct sock *sk, unsigned int size);
-bool alg_tls_out_alloc(struct sock *sk, struct alg_tls_out *out,
-		       unsigned int size);
+/* Room for a record of @len bytes, whose text lies at @text in its page. */
+bool alg_tls_out_alloc(struct alg_tls_ctx *ctx, struct alg_tls_out *out,
+		       unsigned int len, unsigned int text);
 void alg_tls_out_free(struct alg_tls_out *out);
 void alg_tls_in_free(struct alg_tls_in *in);
 /*

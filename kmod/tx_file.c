@@ -59,6 +59,7 @@ static int alg_tls_pipe_gather(struct alg_tls_ctx *ctx,
 			page = alloc_page(ctx->sk->sk_allocation);
 			if (!page)
 				return -ENOBUFS;
+			in->used[in->n] = take;
 			in->page[in->n++] = page;
 			memcpy_from_page(page_address(page), buf->page, off,
 					 take);
@@ -110,7 +111,7 @@ static int alg_tls_pipe_record(struct alg_tls_sendfile_state *st,
 	if (len <= 0)
 		goto out_free;
 	err = -ENOBUFS;
-	if (!alg_tls_out_alloc(ctx->sk, &out, tx_wire_len(&ctx->txd, len)))
+	if (!alg_tls_out_alloc(ctx, &out, len, ctx->tx.src[1].offset))
 		goto out_free;
 	last = len == left;
 	err = alg_tls_tx_record(ctx, ALG_TLS_T_DATA, n, len, &out,

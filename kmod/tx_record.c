@@ -10,6 +10,7 @@
 
 #include "tx.h"
 
+#define ALG_TLS_ALIGN_MIN	8192	/* see alg_tls_out_align() */
 #define ALG_TLS_SHORT_TRIES	64	/* of one tick, hand-over without SG */
 
 /* An upper bound of the skbs that TCP will need for @size bytes. */
@@ -46,25 +47,51 @@ void alg_tls_out_free(struct alg_tls_out *out)
 }
 
 /*
+ * Ciphers walk source and destination in pieces that end at the page borders of
+ * either.  Where the borders coincide there are half as many, so a large record
+ * begins where its text gets the same place in a page as the text has in the
+ * source.  The gap costs up to a page; a small record would not be worth it.
+ */
+static void alg_tls_out_align(struct sock *sk, struct page_frag *pf,
+			      const struct alg_tls_dir *d, unsigned int text)
+{
+	unsigned int gap = (text - tx_head(d) - pf->offset) & ~PAGE_MASK;
+
+	/* the header must lie in one piece */
+	if (pf->offset + gap + tx_head(d) <= pf->size) {
+		pf->offset += gap;
+		return;
+	}
+	pf->offset = pf->size;
+	if (sk_page_frag_refill(sk, pf))
+		pf->offset = (text - tx_head(d)) & ~PAGE_MASK;
+}
+
+/*
  * page_frag.offset moves at once: TCP, or a nested user of the task's frag,
  * must never get the same bytes.
  */
-bool alg_tls_out_alloc(struct sock *sk, struct alg_tls_out *out,
-		       unsigned int size)
+bool alg_tls_out_alloc(struct alg_tls_ctx *ctx, struct alg_tls_out *out,
+		       unsigned int len, unsigned int text)
 {
+	unsigned int size = tx_wire_len(&ctx->txd, len);
+	struct sock *sk = ctx->sk;
 	struct page_frag *pf = sk_page_frag(sk);
 
 	out->n = 0;
 	out->len = 0;
+	if (len >= ALG_TLS_ALIGN_MIN && sk_page_frag_refill(sk, pf))
+		alg_tls_out_align(sk, pf, &ctx->txd, text);
 	while (out->len < size) {
 		struct bio_vec *bv = &out->bv[out->n];
 		unsigned int n;
 
-		if (out->n == ALG_TLS_OUT_PIECES ||
-		    !sk_page_frag_refill(sk, pf)) {
-			alg_tls_out_free(out);
-			return false;
-		}
+		if (out->n == ALG_TLS_OUT_PIECES)
+			goto err_free;
+		/* a piece takes at least the header */
+		if ((!pf->page || pf->offset + tx_head(&ctx->txd) > pf->size) &&
+		    !sk_page_frag_refill(sk, pf))
+			goto err_free;
 		n = min_t(unsigned int, size - out->len, pf->size - pf->offset);
 		get_page(pf->page);
 		bvec_set_page(bv, pf->page, n, pf->offset);
@@ -73,6 +100,10 @@ bool alg_tls_out_alloc(struct sock *sk, struct alg_tls_out *out,
 		out->n++;
 	}
 	return true;
+
+err_free:
+	alg_tls_out_free(out);
+	return false;
 }
 
 /* The record became shorter than what was reserved for it. */
@@ -92,7 +123,7 @@ void alg_tls_in_free(struct alg_tls_in *in)
 		struct page *page = in->page[--in->n];
 
 		if (in->copy) {
-			clear_page(page_address(page));
+			memzero_explicit(page_address(page), in->used[in->n]);
 			__free_page(page);
 		} else {
 			put_page(page);
@@ -176,7 +207,7 @@ int alg_tls_tx_record(struct alg_tls_ctx *ctx, u8 type, unsigned int n,
 	struct alg_tls_tx *tx = &ctx->tx;
 	unsigned int size = tx_wire_len(d, len);
 	unsigned int head = tx_head(d);
-	unsigned int i, tail;
+	unsigned int i, k = 0, tail;
 	u8 hdr[ALG_TLS_HDR];
 	int err;
 	u8 *p;
@@ -187,7 +218,7 @@ int alg_tls_tx_record(struct alg_tls_ctx *ctx, u8 type, unsigned int n,
 	hdr[0] = tail ? ALG_TLS_T_DATA : type;
 	put_unaligned_be16(TLS_1_2_VERSION, hdr + 1);
 	put_unaligned_be16(size - ALG_TLS_HDR, hdr + 3);
-	/* sk_page_frag_refill() gives at least 32 bytes in one piece */
+	/* in one piece, see alg_tls_out_alloc() */
 	p = page_address(out->bv[0].bv_page) + out->bv[0].bv_offset;
 	memcpy(p, hdr, ALG_TLS_HDR);
 	memcpy(p + ALG_TLS_HDR, d->nonce + ALG_TLS_NONCE - ALG_TLS_EXPLICIT,
@@ -203,9 +234,12 @@ int alg_tls_tx_record(struct alg_tls_ctx *ctx, u8 type, unsigned int n,
 		struct bio_vec *bv = &out->bv[i];
 		unsigned int skip = i ? 0 : head;
 
-		sg_set_page(&tx->dst[i + 1], bv->bv_page, bv->bv_len - skip,
-			    bv->bv_offset + skip);
+		/* the header alone: walks do not stand an empty entry */
+		if (bv->bv_len > skip)
+			sg_set_page(&tx->dst[++k], bv->bv_page,
+				    bv->bv_len - skip, bv->bv_offset + skip);
 	}
+	sg_mark_end(&tx->dst[k]);
 
 	err = alg_tls_seal(d, hdr, tx->src, tx->dst, len + tail);
 	if (!err)

@@ -42,8 +42,8 @@ static int alg_tls_open_seal(struct alg_tls_ctx *ctx, int flags, bool push)
 	if (!alg_tls_tx_charge(ctx->sk, tx_wire_len(&ctx->txd, len)))
 		return -ENOBUFS;
 	/* a failed attempt took the output pages with it */
-	if (!tx->out.n && !alg_tls_out_alloc(ctx->sk, &tx->out,
-					     tx_wire_len(&ctx->txd, len)))
+	if (!tx->out.n && !alg_tls_out_alloc(ctx, &tx->out, len,
+					     tx->src[1].offset))
 		return -ENOBUFS;
 	err = alg_tls_tx_record(ctx, ALG_TLS_T_DATA, tx->open_n, len, &tx->out,
 				flags, push);
@@ -154,8 +154,7 @@ static int alg_tls_page(struct alg_tls_ctx *ctx, struct page *page,
 		if (err)
 			return err;
 		sg_init_table(tx->src, ARRAY_SIZE(tx->src));
-		if (!alg_tls_out_alloc(ctx->sk, &tx->out,
-				       tx_wire_len(&ctx->txd, len)))
+		if (!alg_tls_out_alloc(ctx, &tx->out, len, offset))
 			return -ENOBUFS;
 	} else {
 		err = alg_tls_tx_check(ctx);

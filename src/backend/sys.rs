@@ -141,7 +141,12 @@ pub unsafe fn getsockopt<T>(
 /// Ends a connection in both directions, without closing its number.
 pub fn shutdown(socket: c_int) {
     // SAFETY: numbers only.
-    let _ = unsafe { call(libc::SYS_shutdown, [int(socket), int(libc::SHUT_RDWR), 0, 0, 0, 0]) };
+    let _ = unsafe {
+        call(
+            libc::SYS_shutdown,
+            [int(socket), int(libc::SHUT_RDWR), 0, 0, 0, 0],
+        )
+    };
 }
 
 /// Tells apart sockets that had the same number one after the other.

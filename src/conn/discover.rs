@@ -6,7 +6,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{Connection, ConnId, Dir, Lane, mark, slab};
+use super::{ConnId, Connection, Dir, Lane, mark, slab};
 use crate::backend::sys;
 
 use crate::fdtable::{self, Entry};
@@ -16,9 +16,12 @@ fn is_tcp(fd: i32) -> bool {
     let ask = |name| {
         let mut value = 0i32;
         // SAFETY: a plain number comes back.
-        unsafe { sys::getsockopt(fd, libc::SOL_SOCKET, name, &mut value) }.ok().map(|_| value)
+        unsafe { sys::getsockopt(fd, libc::SOL_SOCKET, name, &mut value) }
+            .ok()
+            .map(|_| value)
     };
-    ask(libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP) && ask(libc::SO_TYPE) == Some(libc::SOCK_STREAM)
+    ask(libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP)
+        && ask(libc::SO_TYPE) == Some(libc::SOCK_STREAM)
 }
 
 impl Connection {
@@ -38,12 +41,13 @@ impl Connection {
             self.refuse(Reason::TwoSockets);
             return false;
         }
-        if let Entry::Conn(other) = fdtable::entry(fd) {
-            if other != id && !self.inherit(fd, other) {
-                self.mark(mark::TWO_SOCKETS);
-                self.refuse(Reason::TwoSockets);
-                return false;
-            }
+        if let Entry::Conn(other) = fdtable::entry(fd)
+            && other != id
+            && !self.inherit(fd, other)
+        {
+            self.mark(mark::TWO_SOCKETS);
+            self.refuse(Reason::TwoSockets);
+            return false;
         }
         if !is_tcp(fd) {
             self.mark(mark::NOT_TCP);

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{Connection, ConnId, Dir, Half, Lane, slab};
+use super::{ConnId, Connection, Dir, Half, Lane, slab};
 use crate::backend::{Backend, alg, sys};
 use crate::errno;
 use crate::fdtable;
@@ -18,7 +18,10 @@ pub fn finish(id: ConnId) {
     slab::give_back(id, |conn| {
         report(conn);
         conn.ssl.store(0, Ordering::Release);
-        let (rx_op, tx_op) = (conn.rx.op.swap(-1, Ordering::AcqRel), conn.tx.op.swap(-1, Ordering::AcqRel));
+        let (rx_op, tx_op) = (
+            conn.rx.op.swap(-1, Ordering::AcqRel),
+            conn.tx.op.swap(-1, Ordering::AcqRel),
+        );
         for op in [rx_op, if tx_op == rx_op { -1 } else { tx_op }] {
             if op >= 0 {
                 fdtable::clear(op);
@@ -69,26 +72,35 @@ fn summary(half: &Half, dir: Dir) -> report::Dir {
 
 /// Writes the connection's line, if a log was asked for.
 pub fn report(conn: &Connection) {
-    if !crate::config::config().log.is_some() {
+    if crate::config::config().log.is_none() {
         return;
     }
     if conn.ssl.load(Ordering::Acquire) == 0 {
         return;
     }
     // An object that never did anything (s_server clears one before use).
-    if conn.rx.entered.load(Ordering::Relaxed) == 0 && conn.tx.entered.load(Ordering::Relaxed) == 0 {
+    if conn.rx.entered.load(Ordering::Relaxed) == 0 && conn.tx.entered.load(Ordering::Relaxed) == 0
+    {
         return;
     }
-    let Some(identity) = conn.identity.lock() else { return };
+    let Some(identity) = conn.identity.lock() else {
+        return;
+    };
     let refused = |half: &Half| {
-        matches!(half.reason.get(), Reason::AttachRefused | Reason::BackendUnavailable)
-            .then(|| half.first_seq.load(Ordering::Relaxed) as i32)
+        matches!(
+            half.reason.get(),
+            Reason::AttachRefused | Reason::BackendUnavailable
+        )
+        .then(|| half.first_seq.load(Ordering::Relaxed) as i32)
     };
     report::write(&Report {
         role: identity.role,
         version: identity.version,
         cipher: core::str::from_utf8(identity.cipher).unwrap_or("unknown"),
-        sni: identity.sni.get(..usize::from(identity.sni_len)).unwrap_or_default(),
+        sni: identity
+            .sni
+            .get(..usize::from(identity.sni_len))
+            .unwrap_or_default(),
         tx: summary(&conn.tx, Dir::Tx),
         rx: summary(&conn.rx, Dir::Rx),
         errno: refused(&conn.rx).or(refused(&conn.tx)).unwrap_or(0),

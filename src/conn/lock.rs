@@ -33,7 +33,10 @@ pub struct Guard<'a, T> {
 
 impl<T> Lock<T> {
     pub const fn new(value: T) -> Self {
-        Self { owner: AtomicUsize::new(0), value: UnsafeCell::new(value) }
+        Self {
+            owner: AtomicUsize::new(0),
+            value: UnsafeCell::new(value),
+        }
     }
 
     /// None: this thread holds it already, or its holder is gone.
@@ -41,7 +44,10 @@ impl<T> Lock<T> {
         let me = thread::identity();
         let mut tries = 0u32;
         loop {
-            match self.owner.compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed) {
+            match self
+                .owner
+                .compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed)
+            {
                 Ok(_) => return Some(Guard { lock: self }),
                 Err(holder) if holder == me => return None,
                 Err(_) => {
@@ -49,7 +55,7 @@ impl<T> Lock<T> {
                     if tries > PATIENCE {
                         return None;
                     }
-                    if tries % 64 == 0 {
+                    if tries.is_multiple_of(64) {
                         // SAFETY: sched_yield has no precondition.
                         unsafe { libc::sched_yield() };
                     } else {

@@ -33,7 +33,10 @@ pub mod slab;
 pub mod tx;
 
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering,
+};
 
 use crate::openssl::ask::Live;
 use crate::openssl::ssl::Table;
@@ -219,12 +222,25 @@ impl Half {
         self.op.store(-1, Ordering::Relaxed);
         self.fd.store(-1, Ordering::Relaxed);
         for counter in [
-            &self.entered, &self.left, &self.fast_calls, &self.fast_bytes, &self.slow_records,
-            &self.slow_bytes, &self.before_bytes, &self.sendfile_bytes, &self.records, &self.first_seq,
+            &self.entered,
+            &self.left,
+            &self.fast_calls,
+            &self.fast_bytes,
+            &self.slow_records,
+            &self.slow_bytes,
+            &self.before_bytes,
+            &self.sendfile_bytes,
+            &self.records,
+            &self.first_seq,
         ] {
             counter.store(0, Ordering::Relaxed);
         }
-        for flag in [&self.wire_busy, &self.message_open, &self.closed, &self.was_kernel] {
+        for flag in [
+            &self.wire_busy,
+            &self.message_open,
+            &self.closed,
+            &self.was_kernel,
+        ] {
             flag.store(false, Ordering::Relaxed);
         }
         self.inflight.store(0, Ordering::Relaxed);
@@ -248,7 +264,13 @@ pub struct Identity {
 
 impl Identity {
     const fn new() -> Self {
-        Self { role: "unknown", version: "unknown", cipher: b"unknown", sni: [0; 255], sni_len: 0 }
+        Self {
+            role: "unknown",
+            version: "unknown",
+            cipher: b"unknown",
+            sni: [0; 255],
+            sni_len: 0,
+        }
     }
 }
 
@@ -313,7 +335,8 @@ impl Connection {
         }
         conn.rx.reset();
         conn.tx.reset();
-        conn.table.store(ptr::from_ref(live.table).cast_mut(), Ordering::Release);
+        conn.table
+            .store(ptr::from_ref(live.table).cast_mut(), Ordering::Release);
         conn.ssl.store(live.ptr() as usize, Ordering::Release);
         Some((id, conn))
     }
@@ -328,13 +351,19 @@ impl Connection {
 
     /// Back to the state before a handshake, on the same SSL and descriptors.
     fn start_over(&self) {
-        self.marks.fetch_and(mark::PADDING | mark::PROMISED | mark::SLOW_ONLY, Ordering::AcqRel);
+        self.marks.fetch_and(
+            mark::PADDING | mark::PROMISED | mark::SLOW_ONLY,
+            Ordering::AcqRel,
+        );
         for count in [&self.held, &self.write_done, &self.file_left] {
             count.store(0, Ordering::Relaxed);
         }
         self.write_state.store(0, Ordering::Relaxed);
         for half in [&self.rx, &self.tx] {
-            let (fd, op) = (half.fd.load(Ordering::Acquire), half.op.load(Ordering::Acquire));
+            let (fd, op) = (
+                half.fd.load(Ordering::Acquire),
+                half.op.load(Ordering::Acquire),
+            );
             half.reset();
             half.fd.store(fd, Ordering::Release);
             half.op.store(op, Ordering::Release);

@@ -83,15 +83,18 @@ impl Connection {
         }
         let tx_max = self.fragment(live);
         self.install(suite, tx, rx, tx_max);
-        if self.rx.lane() != Lane::Watch && self.tx.lane() != Lane::Watch {
-            if let Some(mut secrets) = self.secrets.lock() {
-                secrets.wipe_handshake();
-            }
+        if self.rx.lane() != Lane::Watch
+            && self.tx.lane() != Lane::Watch
+            && let Some(mut secrets) = self.secrets.lock()
+        {
+            secrets.wipe_handshake();
         }
     }
 
     fn identify(&self, live: &Live) {
-        let Some(mut identity) = self.identity.lock() else { return };
+        let Some(mut identity) = self.identity.lock() else {
+            return;
+        };
         let (table, s) = (live.table, live.ptr());
         identity.role = if live.is_server() { "server" } else { "client" };
         // SAFETY: the object is alive; the strings are its and the library's own.
@@ -161,7 +164,11 @@ impl Connection {
     /// What both directions ask first.
     fn gate(&self, half: &Half) -> Option<Verdict> {
         if half.fd.load(Ordering::Acquire) < 0 {
-            let other = if self.is(mark::NOT_TCP) { Reason::NotTcp } else { Reason::NoFd };
+            let other = if self.is(mark::NOT_TCP) {
+                Reason::NotTcp
+            } else {
+                Reason::NoFd
+            };
             return Some(Never(other));
         }
         if !half.level() {
@@ -180,7 +187,9 @@ impl Connection {
         if let Some(verdict) = self.gate(&self.tx) {
             return verdict;
         }
-        let Some(mut side) = self.write.lock() else { return Later(Reason::Pending) };
+        let Some(mut side) = self.write.lock() else {
+            return Later(Reason::Pending);
+        };
         if side.trace.broken() {
             return Never(Reason::StreamMismatch);
         }
@@ -201,11 +210,20 @@ impl Connection {
         if found.padding != 0 {
             return Never(Reason::RecordPadding);
         }
-        if live.table.crypto.version() >= PADDING_BY_CONFIG && suite.version == Version::Tls13 && found.kind != DATA {
+        if live.table.crypto.version() >= PADDING_BY_CONFIG
+            && suite.version == Version::Tls13
+            && found.kind != DATA
+        {
             return Later(Reason::Pending);
         }
-        let nonce = u64::from_be_bytes(found.explicit).wrapping_add(1).to_be_bytes();
-        Verdict::Ready(Ready { keys, seq: found.seq + 1, nonce })
+        let nonce = u64::from_be_bytes(found.explicit)
+            .wrapping_add(1)
+            .to_be_bytes();
+        Verdict::Ready(Ready {
+            keys,
+            seq: found.seq + 1,
+            nonce,
+        })
     }
 
     fn weigh_rx(&self, live: &Live, suite: Suite) -> Verdict {
@@ -218,7 +236,9 @@ impl Connection {
         if live.has_pending() || self.held.load(Ordering::Acquire) != 0 {
             return Later(Reason::BytesParked);
         }
-        let Some(mut side) = self.read.lock() else { return Later(Reason::Pending) };
+        let Some(mut side) = self.read.lock() else {
+            return Later(Reason::Pending);
+        };
         if side.trace.broken() {
             return Never(Reason::StreamMismatch);
         }
@@ -230,14 +250,24 @@ impl Connection {
         };
         let generation = self.generation(Dir::Rx, live);
         if let Some(found) = prove(live.table, &keys, &mut side.trace, generation) {
-            return Verdict::Ready(Ready { keys, seq: found.seq + 1, nonce: [0; 8] });
+            return Verdict::Ready(Ready {
+                keys,
+                seq: found.seq + 1,
+                nonce: [0; 8],
+            });
         }
         if suite.version == Version::Tls13 && generation == 0 {
             let finished = self
                 .handshake_keys(Dir::Rx, live, suite)
                 .and_then(|hs| prove(live.table, &hs, &mut side.trace, 0));
-            if finished.is_some_and(|found| found.kind == HANDSHAKE && found.first == Some(FINISHED)) {
-                return Verdict::Ready(Ready { keys, seq: 0, nonce: [0; 8] });
+            if finished
+                .is_some_and(|found| found.kind == HANDSHAKE && found.first == Some(FINISHED))
+            {
+                return Verdict::Ready(Ready {
+                    keys,
+                    seq: 0,
+                    nonce: [0; 8],
+                });
             }
         }
         drop(side);
@@ -262,20 +292,31 @@ impl Connection {
     }
 
     fn handshake_keys(&self, dir: Dir, live: &Live, suite: Suite) -> Option<TrafficKeys> {
-        self.secrets.lock()?.handshake13(live.table.crypto, suite, live.is_server(), dir)
+        self.secrets
+            .lock()?
+            .handshake13(live.table.crypto, suite, live.is_server(), dir)
     }
 
     fn generation(&self, dir: Dir, live: &Live) -> u32 {
-        self.secrets.lock().map_or(0, |secrets| secrets.generation(live.is_server(), dir))
+        self.secrets
+            .lock()
+            .map_or(0, |secrets| secrets.generation(live.is_server(), dir))
     }
 
     fn keys(&self, dir: Dir, live: &Live, suite: Suite) -> Option<TrafficKeys> {
         let server = live.is_server();
         if suite.version == Version::Tls13 {
-            return self.secrets.lock()?.keys13(live.table.crypto, suite, server, dir);
+            return self
+                .secrets
+                .lock()?
+                .keys13(live.table.crypto, suite, server, dir);
         }
         let pair = keys12(live, suite)?;
-        Some(if server == (dir == Dir::Tx) { pair.server } else { pair.client })
+        Some(if server == (dir == Dir::Tx) {
+            pair.server
+        } else {
+            pair.client
+        })
     }
 
     /// Plaintext bytes per record: what the program set, and what the peer asked
@@ -286,9 +327,17 @@ impl Connection {
         // SAFETY: the object is alive; the session belongs to it.
         let peer = unsafe {
             let session = (table.SSL_get_session)(live.ptr());
-            if session.is_null() { 0 } else { (table.SSL_SESSION_get_max_fragment_length)(session) }
+            if session.is_null() {
+                0
+            } else {
+                (table.SSL_SESSION_get_max_fragment_length)(session)
+            }
         };
-        let peer = if (1..=4).contains(&peer) { 256u16 << peer } else { 0 };
+        let peer = if (1..=4).contains(&peer) {
+            256u16 << peer
+        } else {
+            0
+        };
         match (own, peer) {
             (0, n) | (n, 0) => n,
             (a, b) => a.min(b),
@@ -296,7 +345,10 @@ impl Connection {
     }
 
     fn install(&self, suite: Suite, tx: Option<Ready>, rx: Option<Ready>, tx_max: u16) {
-        let (tx_fd, rx_fd) = (self.tx.fd.load(Ordering::Acquire), self.rx.fd.load(Ordering::Acquire));
+        let (tx_fd, rx_fd) = (
+            self.tx.fd.load(Ordering::Acquire),
+            self.rx.fd.load(Ordering::Acquire),
+        );
         let together = tx_fd >= 0 && rx_fd >= 0 && discover::same_socket(tx_fd, rx_fd);
         if together {
             self.attach(suite, tx_fd, tx, rx, tx_max);
@@ -320,20 +372,27 @@ impl Connection {
             }
             half.end_switch();
         }
-        if outcome.is_ok() {
-            if let Some(mut secrets) = self.secrets.lock() {
-                if let Some(ready) = tx {
-                    secrets.tx = Some(ready.keys);
-                }
-                if let Some(ready) = rx {
-                    secrets.rx = Some(ready.keys);
-                }
+        if outcome.is_ok()
+            && let Some(mut secrets) = self.secrets.lock()
+        {
+            if let Some(ready) = tx {
+                secrets.tx = Some(ready.keys);
+            }
+            if let Some(ready) = rx {
+                secrets.rx = Some(ready.keys);
             }
         }
     }
 
     /// Raw calls of the directions concerned are shut out.
-    fn attach_shut(&self, suite: Suite, fd: i32, tx: Option<&Ready>, rx: Option<&Ready>, tx_max: u16) -> Result<(), i32> {
+    fn attach_shut(
+        &self,
+        suite: Suite,
+        fd: i32,
+        tx: Option<&Ready>,
+        rx: Option<&Ready>,
+        tx_max: u16,
+    ) -> Result<(), i32> {
         if tx.is_none() && rx.is_none() {
             return Ok(());
         }
@@ -366,7 +425,11 @@ impl Connection {
 
     /// The op socket that belongs to this TCP socket, or a new one.
     fn op_for(&self, suite: Suite, fd: i32, for_tx: bool) -> Result<i32, i32> {
-        let (mine, other) = if for_tx { (&self.tx, &self.rx) } else { (&self.rx, &self.tx) };
+        let (mine, other) = if for_tx {
+            (&self.tx, &self.rx)
+        } else {
+            (&self.rx, &self.tx)
+        };
         let own = mine.op.load(Ordering::Acquire);
         if own >= 0 {
             return Ok(own);
@@ -391,8 +454,13 @@ impl Connection {
         let crypto = live.table.crypto;
         let (rbio, wbio) = (live.rbio(), live.wbio());
         // SAFETY: the object is alive, and so are its BIOs.
-        let (read, write, safe) =
-            unsafe { ((crypto.BIO_method_type)(rbio), (crypto.BIO_method_type)(wbio), crypto.is_safe_bio(rbio)) };
+        let (read, write, safe) = unsafe {
+            (
+                (crypto.BIO_method_type)(rbio),
+                (crypto.BIO_method_type)(wbio),
+                crypto.is_safe_bio(rbio),
+            )
+        };
         if read != openssl::BIO_TYPE_SOCKET && !safe {
             self.mark(mark::WARY_READ);
         }
@@ -423,7 +491,8 @@ fn keys12(live: &Live, suite: Suite) -> Option<keys::Pair> {
     unsafe {
         let session = (table.SSL_get_session)(s);
         if session.is_null()
-            || (table.SSL_SESSION_get_master_key)(session, master.bytes_mut().as_mut_ptr(), 48) != 48
+            || (table.SSL_SESSION_get_master_key)(session, master.bytes_mut().as_mut_ptr(), 48)
+                != 48
             || (table.SSL_get_client_random)(s, client.as_mut_ptr(), 32) != 32
             || (table.SSL_get_server_random)(s, server.as_mut_ptr(), 32) != 32
         {
@@ -443,7 +512,12 @@ struct Proved {
 
 /// Opens the last whole record of the trace. Its number follows from how many
 /// records went by, less those of earlier keys, of which there are few.
-fn prove(table: &'static Table, keys: &TrafficKeys, trace: &mut Stream, generation: u32) -> Option<Proved> {
+fn prove(
+    table: &'static Table,
+    keys: &TrafficKeys,
+    trace: &mut Stream,
+    generation: u32,
+) -> Option<Proved> {
     let suite = keys.suite();
     let mut cipher = RecordCipher::new(table.crypto, keys)?;
     let record = trace.last()?;
@@ -462,11 +536,12 @@ fn prove(table: &'static Table, keys: &TrafficKeys, trace: &mut Stream, generati
         attempt(trace.records_since_ccs().checked_sub(1)?)
     } else if generation == 0 {
         let newest = trace.records().checked_sub(1)?;
-        (0..PROOF_SPAN).map_while(|back| newest.checked_sub(back)).find_map(&mut attempt)
+        (0..PROOF_SPAN)
+            .map_while(|back| newest.checked_sub(back))
+            .find_map(&mut attempt)
     } else {
         (0..PROOF_SPAN).find_map(&mut attempt)
     };
     zeroize::Zeroize::zeroize(&mut out);
     proved
 }
-

@@ -12,7 +12,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{Connection, ConnId, Dir, Half, Lane, mark};
+use super::{ConnId, Connection, Dir, Half, Lane, mark};
 use crate::backend::{Backend, alg};
 use crate::errno;
 use crate::keys::Version;
@@ -46,7 +46,11 @@ pub struct Queue {
 
 impl Queue {
     const fn new() -> Self {
-        Self { bytes: Vec::new(), at: 0, end: 0 }
+        Self {
+            bytes: Vec::new(),
+            at: 0,
+            end: 0,
+        }
     }
     fn unread(&self) -> &[u8] {
         self.bytes.get(self.at..self.end).unwrap_or_default()
@@ -136,11 +140,17 @@ pub enum Fast {
 
 /// The record cannot be had from the kernel: let OpenSSL judge the raw bytes.
 fn is_bad_record(e: i32) -> bool {
-    matches!(e, libc::EBADMSG | libc::EPROTO | libc::EMSGSIZE | libc::ECONNABORTED | libc::ESTRPIPE)
+    matches!(
+        e,
+        libc::EBADMSG | libc::EPROTO | libc::EMSGSIZE | libc::ECONNABORTED | libc::ESTRPIPE
+    )
 }
 
 fn iov(bytes: &mut [u8]) -> libc::iovec {
-    libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
+    libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    }
 }
 
 /// Copies into the caller's buffers and says how much fitted.
@@ -196,7 +206,9 @@ impl Connection {
     }
 
     fn read_held(&self, out: &mut [u8], peek: bool) -> Fast {
-        let Some(mut side) = self.read.lock() else { return Fast::Errno(libc::EAGAIN) };
+        let Some(mut side) = self.read.lock() else {
+            return Fast::Errno(libc::EAGAIN);
+        };
         let have = side.hold.unread();
         let n = have.len().min(out.len());
         if let (Some(to), Some(from)) = (out.get_mut(..n), have.get(..n)) {
@@ -211,15 +223,25 @@ impl Connection {
 
     /// One whole record: what fits goes to the program, the rest is held (R17).
     fn read_one(&self, op: i32, out: &mut [u8], peek: bool) -> Fast {
-        let Some(mut hold) = self.read.lock().and_then(|mut side| side.hold.take(PLAIN_MAX)) else {
+        let Some(mut hold) = self
+            .read
+            .lock()
+            .and_then(|mut side| side.hold.take(PLAIN_MAX))
+        else {
             return Fast::Slow;
         };
         let direct = if peek { 0 } else { out.len() };
         let pieces = [iov(out), iov(&mut hold)];
-        let into = if peek { pieces.get(1..) } else { pieces.get(..) };
+        let into = if peek {
+            pieces.get(1..)
+        } else {
+            pieces.get(..)
+        };
         // SAFETY: both pieces are exclusively borrowed.
         let got = unsafe { alg().recv_record(op, into.unwrap_or_default(), 0) };
-        let Some(mut side) = self.read.lock() else { return Fast::Slow };
+        let Some(mut side) = self.read.lock() else {
+            return Fast::Slow;
+        };
         match got {
             Ok((DATA, n)) => {
                 side.hold.put(hold, n.saturating_sub(direct));
@@ -227,7 +249,11 @@ impl Connection {
                 Half::add(&self.rx.fast_bytes, n);
                 Half::add(&self.rx.fast_calls, 1);
                 drop(side);
-                if peek { self.read_held(out, true) } else { Fast::Done(n.min(direct)) }
+                if peek {
+                    self.read_held(out, true)
+                } else {
+                    Fast::Done(n.min(direct))
+                }
             }
             Ok((0, _)) => {
                 side.hold.put(hold, 0);
@@ -240,12 +266,18 @@ impl Connection {
                 let mut payload = core::mem::take(&mut side.scratch);
                 payload.clear();
                 let whole = payload.try_reserve_exact(n).is_ok();
-                if let (true, Some(head), Some(tail)) = (whole, out.get(..front), hold.get(..n - front)) {
+                if let (true, Some(head), Some(tail)) =
+                    (whole, out.get(..front), hold.get(..n - front))
+                {
                     payload.extend_from_slice(head);
                     payload.extend_from_slice(tail);
                 }
                 side.hold.put(hold, 0);
-                let pushed = if payload.len() == n { self.push(&mut side, kind, &payload) } else { Err(libc::ENOMEM) };
+                let pushed = if payload.len() == n {
+                    self.push(&mut side, kind, &payload)
+                } else {
+                    Err(libc::ENOMEM)
+                };
                 side.scratch = payload;
                 match pushed {
                     Ok(()) => Fast::Slow,
@@ -261,21 +293,34 @@ impl Connection {
     }
 
     /// libc's read family on the receiving fd, in any lane.
-    pub fn libc_recv(&self, id: ConnId, iov: &[libc::iovec], flags: i32, real: &dyn Fn() -> isize) -> isize {
+    pub fn libc_recv(
+        &self,
+        id: ConnId,
+        iov: &[libc::iovec],
+        flags: i32,
+        real: &dyn Fn() -> isize,
+    ) -> isize {
         if self.rx.lane() == Lane::Kernel {
             return self.virtual_recv(id, iov, flags, real);
         }
         self.plain_recv(id, iov, flags, real)
     }
 
-    fn plain_recv(&self, id: ConnId, iov: &[libc::iovec], flags: i32, real: &dyn Fn() -> isize) -> isize {
+    fn plain_recv(
+        &self,
+        id: ConnId,
+        iov: &[libc::iovec],
+        flags: i32,
+        real: &dyn Fn() -> isize,
+    ) -> isize {
         let peek = flags & libc::MSG_PEEK != 0;
         let odd = flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE | libc::MSG_TRUNC) != 0;
         let mut n = 0;
-        if !odd && self.rx.wire_busy.load(Ordering::Acquire) {
-            if let Some(mut side) = self.read.lock() {
-                n = self.serve(&mut side, iov, peek) as isize;
-            }
+        if !odd
+            && self.rx.wire_busy.load(Ordering::Acquire)
+            && let Some(mut side) = self.read.lock()
+        {
+            n = self.serve(&mut side, iov, peek) as isize;
         }
         if n == 0 {
             match self.rx.raw_call(real) {
@@ -291,7 +336,11 @@ impl Connection {
 
     /// Bytes that precede what the TCP queue holds: virtual wire, then staged.
     fn serve(&self, side: &mut ReadSide, iov: &[libc::iovec], peek: bool) -> usize {
-        let queue = if side.wire.is_empty() { &mut side.staged } else { &mut side.wire };
+        let queue = if side.wire.is_empty() {
+            &mut side.staged
+        } else {
+            &mut side.wire
+        };
         let n = scatter(iov, queue.unread());
         if !peek {
             queue.skip(n);
@@ -306,18 +355,30 @@ impl Connection {
         if !self.rx.wire_busy.load(Ordering::Acquire) {
             return 0;
         }
-        self.read.lock().map_or(0, |side| side.wire.unread().len() + side.staged.unread().len())
+        self.read.lock().map_or(0, |side| {
+            side.wire.unread().len() + side.staged.unread().len()
+        })
     }
 
-    fn virtual_recv(&self, id: ConnId, iov: &[libc::iovec], flags: i32, real: &dyn Fn() -> isize) -> isize {
+    fn virtual_recv(
+        &self,
+        id: ConnId,
+        iov: &[libc::iovec],
+        flags: i32,
+        real: &dyn Fn() -> isize,
+    ) -> isize {
         let peek = flags & libc::MSG_PEEK != 0;
         let wanted: usize = iov.iter().map(|piece| piece.iov_len).sum();
-        let nowhere = iov.iter().any(|piece| piece.iov_base.is_null() && piece.iov_len != 0);
+        let nowhere = iov
+            .iter()
+            .any(|piece| piece.iov_base.is_null() && piece.iov_len != 0);
         if wanted == 0 || nowhere || flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
             return real();
         }
         loop {
-            let Some(mut side) = self.read.lock() else { return errno::fail(libc::EAGAIN) };
+            let Some(mut side) = self.read.lock() else {
+                return errno::fail(libc::EAGAIN);
+            };
             if self.rx.wire_busy.load(Ordering::Acquire) {
                 let n = self.serve(&mut side, iov, peek);
                 if !peek {
@@ -332,7 +393,8 @@ impl Connection {
                 drop(side);
                 return self.plain_recv(id, iov, flags, real);
             }
-            let dry = thread::with_top(|f| if f.conn == id { f.read_errno } else { 0 }).unwrap_or(0);
+            let dry =
+                thread::with_top(|f| if f.conn == id { f.read_errno } else { 0 }).unwrap_or(0);
             if dry != 0 {
                 return errno::fail(dry);
             }
@@ -348,7 +410,9 @@ impl Connection {
             let room = [self::iov(&mut scratch)];
             // SAFETY: the buffer is this call's alone.
             let got = unsafe { alg().recv_record(op, &room, flags & libc::MSG_DONTWAIT) };
-            let Some(mut side) = self.read.lock() else { return errno::fail(libc::EAGAIN) };
+            let Some(mut side) = self.read.lock() else {
+                return errno::fail(libc::EAGAIN);
+            };
             let outcome = match got {
                 Ok((0, _)) => Ok(Some(0)),
                 Ok((kind, n)) => {
@@ -385,15 +449,24 @@ impl Connection {
             Half::add(&self.rx.slow_bytes, payload.len());
             return Ok(());
         }
-        let Some(version) = self.secrets.lock().and_then(|s| s.suite.map(|suite| suite.version)) else {
+        let Some(version) = self
+            .secrets
+            .lock()
+            .and_then(|s| s.suite.map(|suite| suite.version))
+        else {
             return Err(libc::ENOMEM);
         };
         match (kind, version) {
-            (ALERT, _) if payload.get(1) == Some(&0) => self.rx.closed.store(true, Ordering::Release),
+            (ALERT, _) if payload.get(1) == Some(&0) => {
+                self.rx.closed.store(true, Ordering::Release)
+            }
             (HANDSHAKE, Version::Tls13) => {
                 let mut update = false;
-                side.messages.feed(payload, |message| update |= message.kind == KEY_UPDATE);
-                self.rx.message_open.store(side.messages.incomplete(), Ordering::Release);
+                side.messages
+                    .feed(payload, |message| update |= message.kind == KEY_UPDATE);
+                self.rx
+                    .message_open
+                    .store(side.messages.incomplete(), Ordering::Release);
                 if update {
                     self.rekey(Dir::Rx)?;
                     side.seq = 0;
@@ -417,7 +490,10 @@ impl Connection {
         let seq = side.seq;
         let mut buffer = side.wire.take(SEALED_MAX)?;
         // The explicit nonce never leaves this process: the number is as good as any.
-        let n = side.cipher.as_mut()?.seal(seq, seq.to_be_bytes(), kind, payload, &mut buffer)?;
+        let n = side
+            .cipher
+            .as_mut()?
+            .seal(seq, seq.to_be_bytes(), kind, payload, &mut buffer)?;
         side.wire.put(buffer, n);
         side.seq = seq.wrapping_add(1);
         Some(())
@@ -429,7 +505,9 @@ impl Connection {
         if self.held.load(Ordering::Acquire) == 0 || self.rx.lane() != Lane::Kernel {
             return;
         }
-        let Some(mut side) = self.read.lock() else { return };
+        let Some(mut side) = self.read.lock() else {
+            return;
+        };
         let mut payload = Vec::new();
         if payload.try_reserve_exact(side.hold.unread().len()).is_err() {
             return;
@@ -457,14 +535,20 @@ impl Connection {
             let n = match alg().detach(op, Dir::Rx, &mut staged) {
                 Ok(detached) => {
                     let first = self.rx.first_seq.load(Ordering::Relaxed);
-                    Half::add(&self.rx.records, detached.seq.saturating_sub(first) as usize);
+                    Half::add(
+                        &self.rx.records,
+                        detached.seq.saturating_sub(first) as usize,
+                    );
                     detached.staged
                 }
                 Err(_) => 0,
             };
             side.staged.put(staged, n);
         }
-        self.rx.wire_busy.store(!side.wire.is_empty() || !side.staged.is_empty(), Ordering::Release);
+        self.rx.wire_busy.store(
+            !side.wire.is_empty() || !side.staged.is_empty(),
+            Ordering::Release,
+        );
         self.rx.handbacks.fetch_add(1, Ordering::Relaxed);
         self.rx.set_lane(lane, reason);
         if let Some(mut secrets) = self.secrets.lock() {
@@ -476,11 +560,16 @@ impl Connection {
     pub fn rekey(&self, dir: Dir) -> Result<(), i32> {
         let live = self.live().ok_or(libc::EINVAL)?;
         let mut secrets = self.secrets.lock().ok_or(libc::EAGAIN)?;
-        let keys = secrets.advance13(live.table.crypto, live.is_server(), dir).ok_or(libc::ENOMEM)?;
+        let keys = secrets
+            .advance13(live.table.crypto, live.is_server(), dir)
+            .ok_or(libc::ENOMEM)?;
         let half = self.half(dir);
         let op = half.op.load(Ordering::Acquire);
         if let Ok((seq, _)) = alg().sequence(op, dir) {
-            Half::add(&half.records, seq.saturating_sub(half.first_seq.load(Ordering::Relaxed)) as usize);
+            Half::add(
+                &half.records,
+                seq.saturating_sub(half.first_seq.load(Ordering::Relaxed)) as usize,
+            );
         }
         alg().rekey(op, dir, &keys.crypto_info(0, [0; 8]))?;
         *secrets.in_use(dir) = Some(keys);

@@ -18,7 +18,11 @@ struct Side {
 
 impl Side {
     const fn new() -> Self {
-        Self { handshake: None, traffic: None, generation: 0 }
+        Self {
+            handshake: None,
+            traffic: None,
+            generation: 0,
+        }
     }
 }
 
@@ -33,7 +37,13 @@ pub struct Secrets {
 
 impl Secrets {
     pub const fn new() -> Self {
-        Self { client: Side::new(), server: Side::new(), suite: None, rx: None, tx: None }
+        Self {
+            client: Side::new(),
+            server: Side::new(),
+            suite: None,
+            rx: None,
+            tx: None,
+        }
     }
 
     pub fn wipe(&mut self) {
@@ -64,7 +74,11 @@ impl Secrets {
             Label::ServerTraffic(n) => (true, n),
             _ => return true,
         };
-        let side = if is_server { &mut self.server } else { &mut self.client };
+        let side = if is_server {
+            &mut self.server
+        } else {
+            &mut self.client
+        };
         if kernel(is_server) {
             let known = side.traffic.as_ref();
             let now = generation.is_none_or(|n| n == side.generation);
@@ -77,11 +91,19 @@ impl Secrets {
 
     fn side(&self, server: bool, dir: Dir) -> &Side {
         // The client's keys protect what a client sends and a server receives.
-        if server == matches!(dir, Dir::Tx) { &self.server } else { &self.client }
+        if server == matches!(dir, Dir::Tx) {
+            &self.server
+        } else {
+            &self.client
+        }
     }
 
     fn side_mut(&mut self, server: bool, dir: Dir) -> &mut Side {
-        if server == matches!(dir, Dir::Tx) { &mut self.server } else { &mut self.client }
+        if server == matches!(dir, Dir::Tx) {
+            &mut self.server
+        } else {
+            &mut self.client
+        }
     }
 
     pub fn has_traffic(&self, server: bool, dir: Dir) -> bool {
@@ -93,17 +115,42 @@ impl Secrets {
     }
 
     /// TLS 1.3 keys of the current generation.
-    pub fn keys13(&self, crypto: &crypto::Table, suite: Suite, server: bool, dir: Dir) -> Option<TrafficKeys> {
-        keys::traffic::tls13(crypto, suite, self.side(server, dir).traffic.as_ref()?.as_slice())
+    pub fn keys13(
+        &self,
+        crypto: &crypto::Table,
+        suite: Suite,
+        server: bool,
+        dir: Dir,
+    ) -> Option<TrafficKeys> {
+        keys::traffic::tls13(
+            crypto,
+            suite,
+            self.side(server, dir).traffic.as_ref()?.as_slice(),
+        )
     }
 
     /// TLS 1.3 keys that protected the handshake messages of this direction.
-    pub fn handshake13(&self, crypto: &crypto::Table, suite: Suite, server: bool, dir: Dir) -> Option<TrafficKeys> {
-        keys::traffic::tls13(crypto, suite, self.side(server, dir).handshake.as_ref()?.as_slice())
+    pub fn handshake13(
+        &self,
+        crypto: &crypto::Table,
+        suite: Suite,
+        server: bool,
+        dir: Dir,
+    ) -> Option<TrafficKeys> {
+        keys::traffic::tls13(
+            crypto,
+            suite,
+            self.side(server, dir).handshake.as_ref()?.as_slice(),
+        )
     }
 
     /// Steps to generation N+1 (RFC 8446 §7.2) and returns its keys.
-    pub fn advance13(&mut self, crypto: &crypto::Table, server: bool, dir: Dir) -> Option<TrafficKeys> {
+    pub fn advance13(
+        &mut self,
+        crypto: &crypto::Table,
+        server: bool,
+        dir: Dir,
+    ) -> Option<TrafficKeys> {
         let suite = self.suite?;
         let side = self.side_mut(server, dir);
         let next = keys::traffic::next13(crypto, suite.hash, side.traffic.as_ref()?.as_slice())?;

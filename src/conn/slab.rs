@@ -24,7 +24,9 @@ static FRESH: AtomicU32 = AtomicU32::new(0);
 static RETURNED: AtomicU64 = AtomicU64::new(0);
 
 fn slot(index: u32) -> Option<&'static Connection> {
-    let chunk = CHUNKS.get(index as usize / PER_CHUNK)?.load(Ordering::Acquire);
+    let chunk = CHUNKS
+        .get(index as usize / PER_CHUNK)?
+        .load(Ordering::Acquire);
     if chunk.is_null() {
         return None;
     }
@@ -82,12 +84,20 @@ fn map_chunk(at: usize) -> Option<()> {
 pub fn take() -> Option<(ConnId, &'static Connection)> {
     loop {
         let head = RETURNED.load(Ordering::Acquire);
-        let Some(index) = (head as u32).checked_sub(1) else { break };
+        let Some(index) = (head as u32).checked_sub(1) else {
+            break;
+        };
         let found = slot(index)?;
         let next = u64::from(found.next_free.load(Ordering::Relaxed));
         let new = ((head >> 32).wrapping_add(1) << 32) | next;
-        if RETURNED.compare_exchange(head, new, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            return Some((ConnId::new(index, found.generation.load(Ordering::Relaxed)), found));
+        if RETURNED
+            .compare_exchange(head, new, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
+            return Some((
+                ConnId::new(index, found.generation.load(Ordering::Relaxed)),
+                found,
+            ));
         }
     }
     let index = FRESH.fetch_add(1, Ordering::Relaxed);
@@ -97,13 +107,18 @@ pub fn take() -> Option<(ConnId, &'static Connection)> {
         return None;
     }
     let found = slot(index)?;
-    Some((ConnId::new(index, found.generation.load(Ordering::Relaxed)), found))
+    Some((
+        ConnId::new(index, found.generation.load(Ordering::Relaxed)),
+        found,
+    ))
 }
 
 /// Makes every id of this connection stale and the slot reusable. True for the
 /// one caller who ended it.
 pub fn give_back(id: ConnId, last_words: impl FnOnce(&'static Connection)) -> bool {
-    let Some(found) = slot(id.index()) else { return false };
+    let Some(found) = slot(id.index()) else {
+        return false;
+    };
     let next = match id.generation().wrapping_add(1) & GENERATION_MASK {
         0 => 1,
         other => other,
@@ -133,7 +148,10 @@ pub fn each(mut visit: impl FnMut(ConnId, &'static Connection)) {
     for index in 0..fresh {
         let Some(found) = slot(index) else { continue };
         if found.ssl.load(Ordering::Acquire) != 0 {
-            visit(ConnId::new(index, found.generation.load(Ordering::Acquire)), found);
+            visit(
+                ConnId::new(index, found.generation.load(Ordering::Acquire)),
+                found,
+            );
         }
     }
 }

@@ -14,8 +14,10 @@
 
 use core::sync::atomic::Ordering;
 
-use super::rx::{ALERT, CHANGE_CIPHER_SPEC, DATA, HANDSHAKE, KEY_UPDATE, PLAIN_MAX, SEALED_MAX, sized};
-use super::{Connection, ConnId, Dir, Half, Lane};
+use super::rx::{
+    ALERT, CHANGE_CIPHER_SPEC, DATA, HANDSHAKE, KEY_UPDATE, PLAIN_MAX, SEALED_MAX, sized,
+};
+use super::{ConnId, Connection, Dir, Half, Lane};
 use crate::backend::{Backend, alg, sys};
 use crate::errno;
 use crate::keys::Version;
@@ -113,22 +115,31 @@ enum Sent {
 
 impl Connection {
     /// libc's write family on the sending fd, in any lane.
-    pub fn libc_send(&self, id: ConnId, iov: &[libc::iovec], flags: i32, real: &dyn Fn() -> isize) -> isize {
-        if self.tx.lane() == Lane::Kernel && self.tx.closed.load(Ordering::Acquire) {
-            if let Some(mut side) = self.write.lock() {
-                self.detach_tx(&mut side, Lane::Raw, Reason::CloseNotify);
-            }
+    pub fn libc_send(
+        &self,
+        id: ConnId,
+        iov: &[libc::iovec],
+        flags: i32,
+        real: &dyn Fn() -> isize,
+    ) -> isize {
+        if self.tx.lane() == Lane::Kernel
+            && self.tx.closed.load(Ordering::Acquire)
+            && let Some(mut side) = self.write.lock()
+        {
+            self.detach_tx(&mut side, Lane::Raw, Reason::CloseNotify);
         }
         if self.tx.lane() == Lane::Kernel {
             return self.virtual_send(id, iov, flags);
         }
-        let Some(n) = self.tx.raw_call(real) else { return self.virtual_send(id, iov, flags) };
+        let Some(n) = self.tx.raw_call(real) else {
+            return self.virtual_send(id, iov, flags);
+        };
         if n > 0 && self.tx.lane() == Lane::Watch {
             Half::add(&self.tx.left, n as usize);
-            if !self.tx.was_kernel.load(Ordering::Acquire) {
-                if let Some(mut side) = self.write.lock() {
-                    digest_iov(&mut side.carried, iov, n as usize);
-                }
+            if !self.tx.was_kernel.load(Ordering::Acquire)
+                && let Some(mut side) = self.write.lock()
+            {
+                digest_iov(&mut side.carried, iov, n as usize);
             }
         }
         n
@@ -150,7 +161,8 @@ impl Connection {
                 continue;
             }
             // SAFETY: the caller of write/send handed this memory over for reading.
-            let chunk = unsafe { core::slice::from_raw_parts(piece.iov_base.cast::<u8>(), piece.iov_len) };
+            let chunk =
+                unsafe { core::slice::from_raw_parts(piece.iov_base.cast::<u8>(), piece.iov_len) };
             match self.translate(chunk, flags, &mut accepted) {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -200,7 +212,8 @@ impl Connection {
                     side.partial.truncate(before);
                     return Err(libc::ENOMEM);
                 }
-                side.partial.extend_from_slice(rest.get(..n).unwrap_or_default());
+                side.partial
+                    .extend_from_slice(rest.get(..n).unwrap_or_default());
                 taken += n;
             }
             self.tx.wire_busy.store(true, Ordering::Release);
@@ -256,7 +269,12 @@ impl Connection {
         let got = if kind == DATA && n == 0 {
             Ok(0)
         } else {
-            alg().send_record(op, kind, payload, (flags & libc::MSG_DONTWAIT) | libc::MSG_NOSIGNAL)
+            alg().send_record(
+                op,
+                kind,
+                payload,
+                (flags & libc::MSG_DONTWAIT) | libc::MSG_NOSIGNAL,
+            )
         };
         let mut side = self.write.lock().ok_or(libc::EAGAIN)?;
         side.sending = false;
@@ -275,7 +293,10 @@ impl Connection {
             side.cipher = Some(RecordCipher::new(table.crypto, secrets.tx.as_ref()?)?);
         }
         let mut opened = sized(core::mem::take(&mut side.opened), PLAIN_MAX + 512)?;
-        let found = side.cipher.as_mut()?.open(side.seq, &side.partial, &mut opened);
+        let found = side
+            .cipher
+            .as_mut()?
+            .open(side.seq, &side.partial, &mut opened);
         side.opened = opened;
         found.ok().map(|record| (record.kind, record.len))
     }
@@ -288,13 +309,21 @@ impl Connection {
             Half::add(&self.tx.slow_bytes, payload.len());
             return Ok(Sent::Yes);
         }
-        let version = self.secrets.lock().and_then(|s| s.suite.map(|suite| suite.version));
+        let version = self
+            .secrets
+            .lock()
+            .and_then(|s| s.suite.map(|suite| suite.version));
         match (kind, version) {
-            (ALERT, _) if payload.get(1) == Some(&0) => self.tx.closed.store(true, Ordering::Release),
+            (ALERT, _) if payload.get(1) == Some(&0) => {
+                self.tx.closed.store(true, Ordering::Release)
+            }
             (HANDSHAKE, Some(Version::Tls13)) => {
                 let mut update = false;
-                side.messages.feed(payload, |message| update |= message.kind == KEY_UPDATE);
-                self.tx.message_open.store(side.messages.incomplete(), Ordering::Release);
+                side.messages
+                    .feed(payload, |message| update |= message.kind == KEY_UPDATE);
+                self.tx
+                    .message_open
+                    .store(side.messages.incomplete(), Ordering::Release);
                 if update {
                     side.seq = 0;
                     side.cipher = None;
@@ -329,7 +358,10 @@ impl Connection {
         match alg().detach(op, Dir::Tx, &mut []) {
             Ok(detached) => {
                 let first = self.tx.first_seq.load(Ordering::Relaxed);
-                Half::add(&self.tx.records, detached.seq.saturating_sub(first) as usize);
+                Half::add(
+                    &self.tx.records,
+                    detached.seq.saturating_sub(first) as usize,
+                );
             }
             // Without the detach the kernel would refuse raw writes as a
             // stranger's; the connection can only end.

@@ -62,7 +62,9 @@ impl Live {
 
     pub fn is_quic(&self) -> bool {
         // SAFETY: as for the getters.
-        self.table.SSL_is_quic.is_some_and(|f| unsafe { f(self.s) } != 0)
+        self.table
+            .SSL_is_quic
+            .is_some_and(|f| unsafe { f(self.s) } != 0)
     }
 
     /// Is `b` the write BIO, or the one directly above it?
@@ -78,7 +80,12 @@ impl Live {
 
 /// BIOs of programs' own that run safely when a failed read is followed by a fast
 /// one: they keep no result code of the last call.
-const SAFE_BIOS: [&CStr; 4] = [c"OpenSSL CF BIO", c"libpq socket", c"PostgreSQL backend socket", c"ha methods"];
+const SAFE_BIOS: [&CStr; 4] = [
+    c"OpenSSL CF BIO",
+    c"libpq socket",
+    c"PostgreSQL backend socket",
+    c"ha methods",
+];
 
 impl crypto::Table {
     pub fn version(&self) -> u64 {

@@ -49,7 +49,9 @@ fn count<'a>(
     real: impl FnOnce(&'static crypto::Table) -> c_int,
     moved: impl FnOnce(c_int) -> &'a [u8],
 ) -> c_int {
-    let Some(conn) = counted(b, way) else { return real(crypto) };
+    let Some(conn) = counted(b, way) else {
+        return real(crypto);
+    };
     thread::with_top(|frame| frame.flags |= IN_BIO);
     let outcome = real(crypto);
     thread::with_top(|frame| frame.flags &= !IN_BIO);
@@ -63,21 +65,21 @@ fn note(conn: &Connection, way: Way, bytes: &[u8]) {
     match way {
         Way::In => {
             let lane = conn.rx.lane();
-            if lane != Lane::Raw {
-                if let Some(mut side) = conn.read.lock() {
-                    side.trace.feed(bytes, true);
-                }
+            if lane != Lane::Raw
+                && let Some(mut side) = conn.read.lock()
+            {
+                side.trace.feed(bytes, true);
             }
             Half::add(&conn.rx.left, bytes.len());
         }
         Way::Out => {
             let lane = conn.tx.lane();
-            if lane != Lane::Raw {
-                if let Some(mut side) = conn.write.lock() {
-                    side.trace.feed(bytes, true);
-                    if !conn.tx.was_kernel.load(Ordering::Acquire) {
-                        side.produced.feed(bytes);
-                    }
+            if lane != Lane::Raw
+                && let Some(mut side) = conn.write.lock()
+            {
+                side.trace.feed(bytes, true);
+                if !conn.tx.was_kernel.load(Ordering::Acquire) {
+                    side.produced.feed(bytes);
                 }
             }
             Half::add(&conn.tx.entered, bytes.len());
@@ -85,20 +87,25 @@ fn note(conn: &Connection, way: Way, bytes: &[u8]) {
     }
 }
 
-
 /// The bytes at `at`, which a call that has just succeeded read or wrote.
 ///
 /// # Safety
 /// `n` bytes are readable there until the hook returns.
 unsafe fn bytes<'a>(at: *const c_void, n: usize) -> &'a [u8] {
     // SAFETY: as the caller vouches.
-    if at.is_null() { &[] } else { unsafe { core::slice::from_raw_parts(at.cast(), n) } }
+    if at.is_null() {
+        &[]
+    } else {
+        unsafe { core::slice::from_raw_parts(at.cast(), n) }
+    }
 }
 
 /// # Safety
 /// As libcrypto's function of that name; so for all below.
 pub unsafe fn read(ret: usize, b: *mut Bio, buf: *mut c_void, n: c_int) -> c_int {
-    let Some(crypto) = resolver::caller(ret).crypto else { return -1 };
+    let Some(crypto) = resolver::caller(ret).crypto else {
+        return -1;
+    };
     // SAFETY: BIO_read wrote that many bytes.
     let moved = |got: c_int| unsafe { bytes(buf, got as usize) };
     count(crypto, b, Way::In, |t| real!(t, BIO_read, b, buf, n), moved)
@@ -106,42 +113,82 @@ pub unsafe fn read(ret: usize, b: *mut Bio, buf: *mut c_void, n: c_int) -> c_int
 
 /// # Safety
 /// As libcrypto's.
-pub unsafe fn read_ex(ret: usize, b: *mut Bio, buf: *mut c_void, n: usize, got: *mut usize) -> c_int {
-    let Some(crypto) = resolver::caller(ret).crypto else { return 0 };
+pub unsafe fn read_ex(
+    ret: usize,
+    b: *mut Bio,
+    buf: *mut c_void,
+    n: usize,
+    got: *mut usize,
+) -> c_int {
+    let Some(crypto) = resolver::caller(ret).crypto else {
+        return 0;
+    };
     // SAFETY: BIO_read_ex wrote `*got` bytes.
     let moved = |_| unsafe { bytes(buf, got.as_ref().copied().unwrap_or(0)) };
-    count(crypto, b, Way::In, |t| real!(t, BIO_read_ex, b, buf, n, got), moved)
+    count(
+        crypto,
+        b,
+        Way::In,
+        |t| real!(t, BIO_read_ex, b, buf, n, got),
+        moved,
+    )
 }
 
 /// # Safety
 /// As libcrypto's.
 pub unsafe fn write(ret: usize, b: *mut Bio, buf: *const c_void, n: c_int) -> c_int {
-    let Some(crypto) = resolver::caller(ret).crypto else { return -1 };
+    let Some(crypto) = resolver::caller(ret).crypto else {
+        return -1;
+    };
     // SAFETY: BIO_write took that many bytes.
     let moved = |done: c_int| unsafe { bytes(buf, done as usize) };
-    count(crypto, b, Way::Out, |t| real!(t, BIO_write, b, buf, n), moved)
+    count(
+        crypto,
+        b,
+        Way::Out,
+        |t| real!(t, BIO_write, b, buf, n),
+        moved,
+    )
 }
 
 /// # Safety
 /// As libcrypto's.
-pub unsafe fn write_ex(ret: usize, b: *mut Bio, buf: *const c_void, n: usize, done: *mut usize) -> c_int {
-    let Some(crypto) = resolver::caller(ret).crypto else { return 0 };
+pub unsafe fn write_ex(
+    ret: usize,
+    b: *mut Bio,
+    buf: *const c_void,
+    n: usize,
+    done: *mut usize,
+) -> c_int {
+    let Some(crypto) = resolver::caller(ret).crypto else {
+        return 0;
+    };
     // SAFETY: BIO_write_ex took `*done` bytes.
     let moved = |_| unsafe { bytes(buf, done.as_ref().copied().unwrap_or(0)) };
-    count(crypto, b, Way::Out, |t| real!(t, BIO_write_ex, b, buf, n, done), moved)
+    count(
+        crypto,
+        b,
+        Way::Out,
+        |t| real!(t, BIO_write_ex, b, buf, n, done),
+        moved,
+    )
 }
 
 /// # Safety
 /// As libcrypto's.
 pub unsafe fn puts(ret: usize, b: *mut Bio, text: *const c_char) -> c_int {
-    let Some(crypto) = resolver::caller(ret).crypto else { return -1 };
+    let Some(crypto) = resolver::caller(ret).crypto else {
+        return -1;
+    };
     real!(crypto, BIO_puts, b, text)
 }
 
 /// # Safety
 /// As libcrypto's.
 pub unsafe fn gets(ret: usize, b: *mut Bio, text: *mut c_char, n: c_int) -> c_int {
-    let Some(crypto) = resolver::caller(ret).crypto else { return -1 };
+    let Some(crypto) = resolver::caller(ret).crypto else {
+        return -1;
+    };
     real!(crypto, BIO_gets, b, text, n)
 }
 
@@ -150,9 +197,17 @@ pub unsafe fn gets(ret: usize, b: *mut Bio, text: *mut c_char, n: c_int) -> c_in
 ///
 /// # Safety
 /// As libcrypto's.
-pub unsafe fn ctrl(ret: usize, b: *mut Bio, command: c_int, larg: c_long, parg: *mut c_void) -> c_long {
+pub unsafe fn ctrl(
+    ret: usize,
+    b: *mut Bio,
+    command: c_int,
+    larg: c_long,
+    parg: *mut c_void,
+) -> c_long {
     let caller = resolver::caller(ret);
-    let Some(crypto) = caller.crypto else { return -1 };
+    let Some(crypto) = caller.crypto else {
+        return -1;
+    };
     let asked_by_program = command == BIO_CTRL_GET_KTLS_SEND
         && !caller.in_libssl
         && !caller.in_libcrypto
@@ -186,7 +241,9 @@ fn answer(crypto: &'static crypto::Table, b: *mut Bio) -> bool {
     if known < 0 || fd < 0 {
         return false;
     }
-    let Some((_, conn)) = conn::of_fd(fd) else { return false };
+    let Some((_, conn)) = conn::of_fd(fd) else {
+        return false;
+    };
     let outermost = conn.live().is_some_and(|live| live.wbio() == b);
     let can = conn.tx.lane() == Lane::Kernel && !conn.is(mark::SLOW_ONLY);
     if outermost && (can || conn.is(mark::PROMISED)) {

@@ -12,7 +12,7 @@ use core::ptr;
 use core::sync::atomic::Ordering;
 
 use crate::config::config;
-use crate::conn::{Connection, ConnId, mark, slab};
+use crate::conn::{ConnId, Connection, mark, slab};
 use crate::openssl::ask::Live;
 use crate::openssl::crypto::ExData;
 use crate::openssl::{EX_INDEX_SSL, Ssl, resolver, ssl::Table};
@@ -52,12 +52,23 @@ fn index(table: &'static Table) -> Option<i32> {
         match table.ex_ssl.load(Ordering::Acquire) {
             BUSY => core::hint::spin_loop(),
             -1 => {
-                if table.ex_ssl.compare_exchange(-1, BUSY, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                if table
+                    .ex_ssl
+                    .compare_exchange(-1, BUSY, Ordering::AcqRel, Ordering::Acquire)
+                    .is_err()
+                {
                     continue;
                 }
                 // SAFETY: the callbacks match CRYPTO_EX_dup and CRYPTO_EX_free.
                 let made = unsafe {
-                    (table.crypto.CRYPTO_get_ex_new_index)(EX_INDEX_SSL, 0, ptr::null_mut(), None, None, Some(freed))
+                    (table.crypto.CRYPTO_get_ex_new_index)(
+                        EX_INDEX_SSL,
+                        0,
+                        ptr::null_mut(),
+                        None,
+                        None,
+                        Some(freed),
+                    )
                 };
                 table.ex_ssl.store(made.max(-1), Ordering::Release);
                 return (made >= 0).then_some(made);
@@ -159,7 +170,10 @@ impl Call {
         let caller = resolver::caller(ret);
         // SAFETY: as the caller vouches.
         let live = unsafe { Live::new(caller.ssl?, s.cast_mut()) };
-        Some(Call { live, in_libssl: caller.in_libssl })
+        Some(Call {
+            live,
+            in_libssl: caller.in_libssl,
+        })
     }
 
     pub fn conn(&self) -> Conn {
@@ -177,7 +191,9 @@ impl Call {
         if self.is_nested() || self.ptr().is_null() {
             return real(table);
         }
-        let Some((id, conn)) = known_or_new(self) else { return real(table) };
+        let Some((id, conn)) = known_or_new(self) else {
+            return real(table);
+        };
         if self.in_libssl {
             // libssl calls its own export for an SSL that no call of the
             // program's led to: the program's calls go past us (R10).
@@ -185,7 +201,8 @@ impl Call {
         }
         conn.unmark(mark::FAST_SUCCESS);
         conn.unmark(mark::SENDFILE_WANTS);
-        if !at_fd.writes && conn.write_state.load(Ordering::Acquire) == super::transmit::PLACEHOLDER {
+        if !at_fd.writes && conn.write_state.load(Ordering::Acquire) == super::transmit::PLACEHOLDER
+        {
             // With a full wire libssl may park an alert or a ticket that only the
             // next real write sends, while its getters look idle.
             conn.mark(mark::WRITE_SLOW_ONCE);

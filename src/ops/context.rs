@@ -17,7 +17,9 @@ use crate::conn::{Connection, Lane, mark, slab};
 use crate::keys::keylog;
 use crate::openssl::ask::Live;
 use crate::openssl::crypto::ExData;
-use crate::openssl::{EX_INDEX_SSL_CTX, KeylogCb, SSL_CTRL_SET_MAX_SEND_FRAGMENT, Ssl, SslCtx, ssl::Table};
+use crate::openssl::{
+    EX_INDEX_SSL_CTX, KeylogCb, SSL_CTRL_SET_MAX_SEND_FRAGMENT, Ssl, SslCtx, ssl::Table,
+};
 use crate::process::{self, Phase};
 use crate::{report, thread};
 
@@ -37,12 +39,23 @@ fn index(table: &'static Table) -> Option<c_int> {
         match table.ex_ctx.load(Ordering::Acquire) {
             BUSY => core::hint::spin_loop(),
             -1 => {
-                if table.ex_ctx.compare_exchange(-1, BUSY, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                if table
+                    .ex_ctx
+                    .compare_exchange(-1, BUSY, Ordering::AcqRel, Ordering::Acquire)
+                    .is_err()
+                {
                     continue;
                 }
                 // SAFETY: the callback matches CRYPTO_EX_free.
                 let made = unsafe {
-                    (table.crypto.CRYPTO_get_ex_new_index)(EX_INDEX_SSL_CTX, 0, ptr::null_mut(), None, None, Some(freed))
+                    (table.crypto.CRYPTO_get_ex_new_index)(
+                        EX_INDEX_SSL_CTX,
+                        0,
+                        ptr::null_mut(),
+                        None,
+                        None,
+                        Some(freed),
+                    )
                 };
                 table.ex_ctx.store(made.max(-1), Ordering::Release);
                 return (made >= 0).then_some(made);
@@ -74,7 +87,11 @@ unsafe fn of(table: &'static Table, ctx: *mut SslCtx) -> Option<&'static Context
     let index = index(table)?;
     // SAFETY: as the caller vouches. The reference is used within the calling hook
     // only, during which the program keeps `ctx` alive.
-    if let Some(found) = unsafe { (table.SSL_CTX_get_ex_data)(ctx, index).cast::<Context>().as_ref() } {
+    if let Some(found) = unsafe {
+        (table.SSL_CTX_get_ex_data)(ctx, index)
+            .cast::<Context>()
+            .as_ref()
+    } {
         return Some(found);
     }
     let fresh = Box::into_raw(Box::new(Context {
@@ -118,7 +135,9 @@ pub unsafe fn listen_on(table: &'static Table, ctx: *mut SslCtx) {
             return;
         }
         if let Some(context) = of(table, ctx) {
-            context.chained.store(current.map_or(0, |f| f as usize), Ordering::Release);
+            context
+                .chained
+                .store(current.map_or(0, |f| f as usize), Ordering::Release);
             (table.SSL_CTX_set_keylog_callback)(ctx, Some(heard));
         }
     }
@@ -130,7 +149,9 @@ unsafe extern "C" fn heard(s: *const Ssl, line: *const c_char) {
         let frame = thread::top().and_then(|frame| slab::by_id(frame.conn));
         // SAFETY: tables are never freed.
         let last = unsafe { LAST.load(Ordering::Acquire).as_ref() };
-        let Some(table) = frame.and_then(Connection::table).or(last) else { return 0 };
+        let Some(table) = frame.and_then(Connection::table).or(last) else {
+            return 0;
+        };
         // SAFETY: libssl calls with its live SSL and a C string.
         unsafe {
             let live = Live::new(table, s.cast_mut());
@@ -142,19 +163,28 @@ unsafe extern "C" fn heard(s: *const Ssl, line: *const c_char) {
     });
     if chained != 0 {
         // SAFETY: the number is a KeylogCb that the program installed.
-        let program: unsafe extern "C" fn(*const Ssl, *const c_char) = unsafe { core::mem::transmute(chained) };
+        let program: unsafe extern "C" fn(*const Ssl, *const c_char) =
+            unsafe { core::mem::transmute(chained) };
         // SAFETY: the arguments that libssl meant for it.
         unsafe { program(s, line) };
     }
 }
 
 fn learn(live: &Live, conn: &Connection, line: &[u8]) {
-    let Some((label, _, secret)) = keylog::parse(line) else { return };
+    let Some((label, _, secret)) = keylog::parse(line) else {
+        return;
+    };
     let server = live.is_server();
-    let Some(mut secrets) = conn.secrets.lock() else { return };
+    let Some(mut secrets) = conn.secrets.lock() else {
+        return;
+    };
     // The server's keys are tx on a server and rx on a client.
     let kernel = |is_server: bool| {
-        let half = if is_server == server { &conn.tx } else { &conn.rx };
+        let half = if is_server == server {
+            &conn.tx
+        } else {
+            &conn.rx
+        };
         half.lane() == Lane::Kernel
     };
     secrets.learn(label, secret, kernel);
@@ -164,7 +194,10 @@ fn learn(live: &Live, conn: &Connection, line: &[u8]) {
 pub fn inherit(live: &Live, conn: &Connection) {
     // SAFETY: a live SSL's context lives.
     if let Some(context) = unsafe { of(live.table, live.context()) } {
-        conn.max_fragment.store(context.max_fragment.load(Ordering::Relaxed), Ordering::Relaxed);
+        conn.max_fragment.store(
+            context.max_fragment.load(Ordering::Relaxed),
+            Ordering::Relaxed,
+        );
         if context.padding.load(Ordering::Relaxed) {
             conn.mark(mark::PADDING);
         }
@@ -194,9 +227,12 @@ pub fn made(table: &'static Table, ctx: *mut SslCtx) {
 pub unsafe fn set_keylog(table: &'static Table, ctx: *mut SslCtx, callback: KeylogCb) {
     // SAFETY: the program's own promise about `ctx`.
     unsafe {
-        let ours = (table.SSL_CTX_get_keylog_callback)(ctx).map_or(0, |f| f as usize) == heard as *const () as usize;
+        let ours = (table.SSL_CTX_get_keylog_callback)(ctx).map_or(0, |f| f as usize)
+            == heard as *const () as usize;
         match of(table, ctx) {
-            Some(context) if ours => context.chained.store(callback.map_or(0, |f| f as usize), Ordering::Release),
+            Some(context) if ours => context
+                .chained
+                .store(callback.map_or(0, |f| f as usize), Ordering::Release),
             _ => (table.SSL_CTX_set_keylog_callback)(ctx, callback),
         }
     }
@@ -213,7 +249,8 @@ pub unsafe fn keylog_of(table: &'static Table, ctx: *const SslCtx) -> KeylogCb {
         if current.map_or(0, |f| f as usize) != heard as *const () as usize {
             return current;
         }
-        let chained = of(table, ctx.cast_mut()).map_or(0, |context| context.chained.load(Ordering::Acquire));
+        let chained =
+            of(table, ctx.cast_mut()).map_or(0, |context| context.chained.load(Ordering::Acquire));
         // SAFETY: 0 or a KeylogCb that the program installed.
         core::mem::transmute::<usize, KeylogCb>(chained)
     }
@@ -238,7 +275,9 @@ pub unsafe fn told(table: &'static Table, ctx: *mut SslCtx, command: c_int, valu
     if command == SSL_CTRL_SET_MAX_SEND_FRAGMENT {
         // SAFETY: as the caller vouches.
         if let Some(context) = unsafe { of(table, ctx) } {
-            context.max_fragment.store(value.clamp(0, 16_384) as u16, Ordering::Relaxed);
+            context
+                .max_fragment
+                .store(value.clamp(0, 16_384) as u16, Ordering::Relaxed);
         }
     }
 }

@@ -15,10 +15,10 @@ fn borrowed() -> bool {
 }
 
 fn forget(fd: i32) {
-    if let Entry::Conn(id) = fdtable::clear(fd) {
-        if let Some(conn) = conn::slab::by_id(id) {
-            conn.fd_closed(fd);
-        }
+    if let Entry::Conn(id) = fdtable::clear(fd)
+        && let Some(conn) = conn::slab::by_id(id)
+    {
+        conn.fd_closed(fd);
     }
 }
 
@@ -61,7 +61,11 @@ pub fn closing_range(first: u32, last: u32, flags: u32, real: &dyn Fn(u32, u32) 
         }
         from = own + 1;
     }
-    if from <= last { real(from, last) } else { outcome }
+    if from <= last {
+        real(from, last)
+    } else {
+        outcome
+    }
 }
 
 /// dup, dup2, dup3, fcntl(F_DUPFD…): a second number for one description (P23).
@@ -86,10 +90,11 @@ pub fn dup(old: i32, new: Option<i32>, real: &dyn Fn() -> c_int) -> c_int {
         }
     }
     let made = real();
-    if made >= 0 && made != old {
-        if let Some((id, _)) = conn::of_fd(old) {
-            fdtable::set_conn(made, id);
-        }
+    if made >= 0
+        && made != old
+        && let Some((id, _)) = conn::of_fd(old)
+    {
+        fdtable::set_conn(made, id);
     }
     made
 }

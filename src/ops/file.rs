@@ -22,9 +22,18 @@ const PIECE: usize = 16_384;
 
 /// # Safety
 /// As libssl's SSL_sendfile.
-pub unsafe fn sendfile(ret: usize, s: *mut Ssl, fd: c_int, off: i64, size: usize, flags: c_int) -> isize {
+pub unsafe fn sendfile(
+    ret: usize,
+    s: *mut Ssl,
+    fd: c_int,
+    off: i64,
+    size: usize,
+    flags: c_int,
+) -> isize {
     // SAFETY: the program's own promise about `s`.
-    let Some(call) = (unsafe { Call::of(ret, s) }) else { return -1 };
+    let Some(call) = (unsafe { Call::of(ret, s) }) else {
+        return -1;
+    };
     if let Some((_, conn)) = call.conn().filter(|_| !call.is_nested()) {
         let idle = conn.write_state.load(Ordering::Acquire) == transmit::IDLE
             && conn.file_left.load(Ordering::Acquire) == 0;
@@ -35,7 +44,9 @@ pub unsafe fn sendfile(ret: usize, s: *mut Ssl, fd: c_int, off: i64, size: usize
             return by_openssl(ret, conn, s, fd, off, size);
         }
     }
-    call.around(AtFd::default(), |t| real_later!(t, SSL_sendfile, -1, s, fd, off, size, flags))
+    call.around(AtFd::default(), |t| {
+        real_later!(t, SSL_sendfile, -1, s, fd, off, size, flags)
+    })
 }
 
 fn by_kernel(conn: &Connection, fd: c_int, off: i64, size: usize) -> isize {
@@ -60,13 +71,27 @@ fn by_kernel(conn: &Connection, fd: c_int, off: i64, size: usize) -> isize {
     }
 }
 
-fn by_openssl(ret: usize, conn: &Connection, s: *mut Ssl, fd: c_int, off: i64, size: usize) -> isize {
+fn by_openssl(
+    ret: usize,
+    conn: &Connection,
+    s: *mut Ssl,
+    fd: c_int,
+    off: i64,
+    size: usize,
+) -> isize {
     if conn.file_left.load(Ordering::Acquire) == 0 {
-        let taken = conn.write.lock().and_then(|mut side| sized(core::mem::take(&mut side.file), PIECE));
-        let Some(mut file) = taken else { return errno::fail(libc::ENOMEM) };
+        let taken = conn
+            .write
+            .lock()
+            .and_then(|mut side| sized(core::mem::take(&mut side.file), PIECE));
+        let Some(mut file) = taken else {
+            return errno::fail(libc::ENOMEM);
+        };
         // SAFETY: the buffer has PIECE bytes.
         let got = unsafe { libc::pread(fd, file.as_mut_ptr().cast(), size.min(PIECE), off) };
-        let Some(mut side) = conn.write.lock() else { return errno::fail(libc::EAGAIN) };
+        let Some(mut side) = conn.write.lock() else {
+            return errno::fail(libc::EAGAIN);
+        };
         side.file = file;
         side.file_at = 0;
         if got <= 0 {
@@ -76,7 +101,9 @@ fn by_openssl(ret: usize, conn: &Connection, s: *mut Ssl, fd: c_int, off: i64, s
     }
     let Some((from, len)) = conn.write.lock().and_then(|side| {
         let len = conn.file_left.load(Ordering::Acquire);
-        side.file.get(side.file_at..side.file_at + len).map(|bytes| (bytes.as_ptr(), len))
+        side.file
+            .get(side.file_at..side.file_at + len)
+            .map(|bytes| (bytes.as_ptr(), len))
     }) else {
         return errno::fail(libc::EAGAIN);
     };

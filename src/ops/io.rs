@@ -6,21 +6,23 @@
 
 use core::ffi::{c_int, c_void};
 
-use crate::conn::{self, Connection, ConnId, Dir, Lane, mark, slab};
+use crate::conn::{self, ConnId, Connection, Dir, Lane, mark, slab};
 use crate::errno;
 use crate::fdtable::{self, Entry};
 use crate::thread;
 
 /// Who owns `fd` in this direction?
 fn owner(fd: i32, dir: Dir) -> Option<(ConnId, &'static Connection)> {
-    if let Some(frame) = thread::top() {
-        if let Some(inner) = slab::by_id(frame.conn) {
-            if inner.half(dir).fd.load(core::sync::atomic::Ordering::Acquire) != fd
-                && inner.half(dir).lane() == Lane::Watch
-            {
-                inner.claim_fd(frame.conn, fd, dir);
-            }
-        }
+    if let Some(frame) = thread::top()
+        && let Some(inner) = slab::by_id(frame.conn)
+        && inner
+            .half(dir)
+            .fd
+            .load(core::sync::atomic::Ordering::Acquire)
+            != fd
+        && inner.half(dir).lane() == Lane::Watch
+    {
+        inner.claim_fd(frame.conn, fd, dir);
     }
     conn::of_fd(fd)
 }
@@ -62,12 +64,14 @@ pub fn bulk(out: i32, from: i32, real: &dyn Fn() -> isize) -> isize {
 /// FIONREAD counts what a raw read would return before the TCP queue's own.
 pub fn ioctl(fd: i32, request: u64, arg: *mut c_void, real: &dyn Fn() -> i32) -> i32 {
     let outcome = real();
-    if outcome == 0 && request == libc::FIONREAD && !arg.is_null() {
-        if let Some((_, conn)) = conn::of_fd(fd) {
-            let more = conn.wire_bytes();
-            // SAFETY: FIONREAD has just written an int here.
-            unsafe { *arg.cast::<c_int>() = (*arg.cast::<c_int>()).saturating_add(more as c_int) };
-        }
+    if outcome == 0
+        && request == libc::FIONREAD
+        && !arg.is_null()
+        && let Some((_, conn)) = conn::of_fd(fd)
+    {
+        let more = conn.wire_bytes();
+        // SAFETY: FIONREAD has just written an int here.
+        unsafe { *arg.cast::<c_int>() = (*arg.cast::<c_int>()).saturating_add(more as c_int) };
     }
     outcome
 }
@@ -111,11 +115,12 @@ pub fn shutdown(_fd: i32, _how: i32, real: &dyn Fn() -> i32) -> i32 {
 
 /// A socket that is connected anew is no connection that we know.
 pub fn connect(fd: i32, real: &dyn Fn() -> i32) -> i32 {
-    if let Some((id, conn)) = conn::of_fd(fd) {
-        if conn.rx.lane() != Lane::Kernel && conn.tx.lane() != Lane::Kernel {
-            fdtable::clear_if(fd, id);
-            conn.fd_closed(fd);
-        }
+    if let Some((id, conn)) = conn::of_fd(fd)
+        && conn.rx.lane() != Lane::Kernel
+        && conn.tx.lane() != Lane::Kernel
+    {
+        fdtable::clear_if(fd, id);
+        conn.fd_closed(fd);
     }
     real()
 }

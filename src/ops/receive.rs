@@ -47,7 +47,10 @@ fn fast(call: &Call, conn: &Connection, out: &mut [u8], peek: bool) -> Result<us
         Fast::Slow => Err(AtFd::default()),
         Fast::Errno(e) => {
             conn.read_failed();
-            Err(AtFd { read: e, ..AtFd::default() })
+            Err(AtFd {
+                read: e,
+                ..AtFd::default()
+            })
         }
     }
 }
@@ -67,7 +70,9 @@ unsafe fn receive(
     real: impl FnOnce(&'static Table) -> (c_int, usize),
 ) -> Result<usize, c_int> {
     // SAFETY: the program's own promise about `s`.
-    let Some(call) = (unsafe { Call::of(ret, s) }) else { return Err(lost) };
+    let Some(call) = (unsafe { Call::of(ret, s) }) else {
+        return Err(lost);
+    };
     let found = call.conn();
     let mut at_fd = AtFd::default();
     if let Some((_, conn)) = found.filter(|_| !buf.is_null()) {
@@ -81,7 +86,11 @@ unsafe fn receive(
     let watching = found.is_some_and(|(_, conn)| conn.rx.lane() != Lane::Kernel);
     let (outcome, got) = call.around(at_fd, real);
     // The call may have made the connection: ask again.
-    let now = if watching { found } else { call.conn().filter(|_| found.is_none()) };
+    let now = if watching {
+        found
+    } else {
+        call.conn().filter(|_| found.is_none())
+    };
     if let Some((_, conn)) = now.filter(|_| got != 0 && !peek && !call.is_nested()) {
         Half::add(&conn.rx.before_bytes, got);
     }
@@ -131,7 +140,13 @@ pub unsafe fn peek(ret: usize, s: *mut Ssl, buf: *mut c_void, n: c_int) -> c_int
 
 /// # Safety
 /// As libssl's.
-pub unsafe fn read_ex(ret: usize, s: *mut Ssl, buf: *mut c_void, n: usize, got: *mut usize) -> c_int {
+pub unsafe fn read_ex(
+    ret: usize,
+    s: *mut Ssl,
+    buf: *mut c_void,
+    n: usize,
+    got: *mut usize,
+) -> c_int {
     let plain = |t: &'static Table| {
         let outcome = real!(t, SSL_read_ex, s, buf, n, got);
         (outcome, written(outcome, got))
@@ -142,7 +157,13 @@ pub unsafe fn read_ex(ret: usize, s: *mut Ssl, buf: *mut c_void, n: usize, got: 
 
 /// # Safety
 /// As libssl's.
-pub unsafe fn peek_ex(ret: usize, s: *mut Ssl, buf: *mut c_void, n: usize, got: *mut usize) -> c_int {
+pub unsafe fn peek_ex(
+    ret: usize,
+    s: *mut Ssl,
+    buf: *mut c_void,
+    n: usize,
+    got: *mut usize,
+) -> c_int {
     let plain = |t: &'static Table| {
         let outcome = real!(t, SSL_peek_ex, s, buf, n, got);
         (outcome, written(outcome, got))
@@ -170,7 +191,9 @@ fn store(outcome: Result<usize, c_int>, got: *mut usize) -> c_int {
 /// As libssl's.
 pub unsafe fn pending(ret: usize, s: *const Ssl) -> c_int {
     // SAFETY: the program's own promise about `s`.
-    let Some(call) = (unsafe { Call::of(ret, s) }) else { return 0 };
+    let Some(call) = (unsafe { Call::of(ret, s) }) else {
+        return 0;
+    };
     match held(&call) {
         0 => call.pending(),
         held => held as c_int,
@@ -181,10 +204,13 @@ pub unsafe fn pending(ret: usize, s: *const Ssl) -> c_int {
 /// As libssl's.
 pub unsafe fn has_pending(ret: usize, s: *const Ssl) -> c_int {
     // SAFETY: the program's own promise about `s`.
-    let Some(call) = (unsafe { Call::of(ret, s) }) else { return 0 };
+    let Some(call) = (unsafe { Call::of(ret, s) }) else {
+        return 0;
+    };
     c_int::from(held(&call) != 0 || call.has_pending())
 }
 
 fn held(call: &Call) -> usize {
-    call.conn().map_or(0, |(_, conn)| conn.held.load(Ordering::Acquire))
+    call.conn()
+        .map_or(0, |(_, conn)| conn.held.load(Ordering::Acquire))
 }

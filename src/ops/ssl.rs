@@ -13,8 +13,9 @@ pub use super::transmit::{write, write_ex, write_ex2};
 use crate::backend::{Backend, alg};
 use crate::conn::{Lane, end, mark};
 use crate::openssl::{
-    Bio, KeylogCb, LibCtx, Method, PaddingCb, SSL_CTRL_SET_MAX_SEND_FRAGMENT, SSL_ERROR_SYSCALL, SSL_ERROR_WANT_WRITE,
-    SSL_NOTHING, SSL_SENT_SHUTDOWN, SSL_WRITING, Ssl, SslCtx, resolver, ssl::Table,
+    Bio, KeylogCb, LibCtx, Method, PaddingCb, SSL_CTRL_SET_MAX_SEND_FRAGMENT, SSL_ERROR_SYSCALL,
+    SSL_ERROR_WANT_WRITE, SSL_NOTHING, SSL_SENT_SHUTDOWN, SSL_WRITING, Ssl, SslCtx, resolver,
+    ssl::Table,
 };
 use crate::reason::Reason;
 
@@ -25,6 +26,9 @@ use core::ptr::null_mut;
 
 /// The call with `s`, or the function's failure value.
 macro_rules! call_of {
+    ($ret:expr, $s:expr) => {
+        call_of!($ret, $s, ())
+    };
     ($ret:expr, $s:expr, $lost:expr) => {
         // SAFETY: the program's own promise about `s`.
         match unsafe { Call::of($ret, $s) } {
@@ -36,6 +40,9 @@ macro_rules! call_of {
 
 /// The libssl that the caller means, or the function's failure value.
 macro_rules! table_of {
+    ($ret:expr) => {
+        table_of!($ret, ())
+    };
     ($ret:expr, $lost:expr) => {
         match resolver::caller($ret).ssl {
             Some(table) => table,
@@ -91,10 +98,10 @@ pub unsafe fn handshake(ret: usize, which: Handshake, s: *mut Ssl) -> c_int {
 /// As libssl's.
 pub unsafe fn shutdown(ret: usize, s: *mut Ssl) -> c_int {
     let call = call_of!(ret, s, -1);
-    if let Some((_, conn)) = call.conn() {
-        if call.shutdown_state() & SSL_SENT_SHUTDOWN != 0 {
-            conn.give_back_held();
-        }
+    if let Some((_, conn)) = call.conn()
+        && call.shutdown_state() & SSL_SENT_SHUTDOWN != 0
+    {
+        conn.give_back_held();
     }
     call.around(AtFd::default(), |t| real!(t, SSL_shutdown, s))
 }
@@ -106,7 +113,10 @@ pub unsafe fn shutdown(ret: usize, s: *mut Ssl) -> c_int {
 pub unsafe fn get_error(ret: usize, s: *const Ssl, outcome: c_int) -> c_int {
     let call = call_of!(ret, s, SSL_ERROR_SYSCALL);
     let error = real!(call.table, SSL_get_error, s, outcome);
-    let full = error == SSL_ERROR_SYSCALL && call.conn().is_some_and(|(_, conn)| conn.is(mark::SENDFILE_WANTS));
+    let full = error == SSL_ERROR_SYSCALL
+        && call
+            .conn()
+            .is_some_and(|(_, conn)| conn.is(mark::SENDFILE_WANTS));
     if full { SSL_ERROR_WANT_WRITE } else { error }
 }
 
@@ -154,14 +164,16 @@ pub unsafe fn set_fd(ret: usize, which: SetFd, s: *mut Ssl, fd: c_int) -> c_int 
 
 /// Looks whether the object has other BIOs after `set` than before.
 fn with_bios(call: &Call, set: impl FnOnce(&'static Table)) {
-    let before = call.conn().map(|(_, conn)| (conn, call.rbio(), call.wbio()));
+    let before = call
+        .conn()
+        .map(|(_, conn)| (conn, call.rbio(), call.wbio()));
     set(call.table);
-    if let Some((conn, rbio, wbio)) = before {
-        if rbio != call.rbio() || wbio != call.wbio() {
-            conn.unmark(mark::BIOS_KNOWN);
-            if conn.rx.lane() == Lane::Kernel || conn.tx.lane() == Lane::Kernel {
-                conn.mark(mark::SLOW_ONLY);
-            }
+    if let Some((conn, rbio, wbio)) = before
+        && (rbio != call.rbio() || wbio != call.wbio())
+    {
+        conn.unmark(mark::BIOS_KNOWN);
+        if conn.rx.lane() == Lane::Kernel || conn.tx.lane() == Lane::Kernel {
+            conn.mark(mark::SLOW_ONLY);
         }
     }
 }
@@ -169,19 +181,19 @@ fn with_bios(call: &Call, set: impl FnOnce(&'static Table)) {
 /// # Safety
 /// As libssl's.
 pub unsafe fn set_bio(ret: usize, s: *mut Ssl, r: *mut Bio, w: *mut Bio) {
-    with_bios(&call_of!(ret, s, ()), |t| real!(t, SSL_set_bio, s, r, w));
+    with_bios(&call_of!(ret, s), |t| real!(t, SSL_set_bio, s, r, w));
 }
 
 /// # Safety
 /// As libssl's.
 pub unsafe fn set0_rbio(ret: usize, s: *mut Ssl, b: *mut Bio) {
-    with_bios(&call_of!(ret, s, ()), |t| real!(t, SSL_set0_rbio, s, b));
+    with_bios(&call_of!(ret, s), |t| real!(t, SSL_set0_rbio, s, b));
 }
 
 /// # Safety
 /// As libssl's.
 pub unsafe fn set0_wbio(ret: usize, s: *mut Ssl, b: *mut Bio) {
-    with_bios(&call_of!(ret, s, ()), |t| real!(t, SSL_set0_wbio, s, b));
+    with_bios(&call_of!(ret, s), |t| real!(t, SSL_set0_wbio, s, b));
 }
 
 /// The object starts anew: so does what we know of it.
@@ -215,7 +227,9 @@ pub unsafe fn new_session_ticket(ret: usize, s: *mut Ssl) -> c_int {
     if let Some((_, conn)) = call.conn() {
         conn.mark(mark::WRITE_SLOW_ONCE);
     }
-    call.around(AtFd::default(), |t| real_later!(t, SSL_new_session_ticket, 0, s))
+    call.around(AtFd::default(), |t| {
+        real_later!(t, SSL_new_session_ticket, 0, s)
+    })
 }
 
 /// SNI callbacks change the context in mid-handshake: listen there too (R25).
@@ -242,7 +256,12 @@ pub unsafe fn ctx_new(ret: usize, method: *const Method) -> *mut SslCtx {
 
 /// # Safety
 /// As libssl's.
-pub unsafe fn ctx_new_ex(ret: usize, lib: *mut LibCtx, query: *const c_char, method: *const Method) -> *mut SslCtx {
+pub unsafe fn ctx_new_ex(
+    ret: usize,
+    lib: *mut LibCtx,
+    query: *const c_char,
+    method: *const Method,
+) -> *mut SslCtx {
     let table = table_of!(ret, null_mut());
     let made = real_later!(table, SSL_CTX_new_ex, null_mut(), lib, query, method);
     context::made(table, made);
@@ -252,7 +271,7 @@ pub unsafe fn ctx_new_ex(ret: usize, lib: *mut LibCtx, query: *const c_char, met
 /// # Safety
 /// As libssl's.
 pub unsafe fn ctx_set_keylog(ret: usize, ctx: *mut SslCtx, callback: KeylogCb) {
-    let table = table_of!(ret, ());
+    let table = table_of!(ret);
     // SAFETY: the program passes a live context.
     unsafe { context::set_keylog(table, ctx, callback) }
 }
@@ -269,17 +288,24 @@ pub unsafe fn ctx_get_keylog(ret: usize, ctx: *const SslCtx) -> KeylogCb {
 ///
 /// # Safety
 /// As libssl's.
-pub unsafe fn ctrl(ret: usize, s: *mut Ssl, command: c_int, larg: c_long, parg: *mut c_void) -> c_long {
+pub unsafe fn ctrl(
+    ret: usize,
+    s: *mut Ssl,
+    command: c_int,
+    larg: c_long,
+    parg: *mut c_void,
+) -> c_long {
     let call = call_of!(ret, s, 0);
     let outcome = real!(call.table, SSL_ctrl, s, command, larg, parg);
-    if command == SSL_CTRL_SET_MAX_SEND_FRAGMENT && outcome == 1 {
-        if let Some((_, conn)) = call::known_or_new(&call) {
-            let size = larg.clamp(0, 16_384) as u16;
-            conn.max_fragment.store(size, Ordering::Relaxed);
-            let op = conn.tx.op.load(Ordering::Acquire);
-            if conn.tx.lane() == Lane::Kernel && alg().set_tx_max(op, size).is_err() {
-                conn.mark(mark::SLOW_ONLY);
-            }
+    if command == SSL_CTRL_SET_MAX_SEND_FRAGMENT
+        && outcome == 1
+        && let Some((_, conn)) = call::known_or_new(&call)
+    {
+        let size = larg.clamp(0, 16_384) as u16;
+        conn.max_fragment.store(size, Ordering::Relaxed);
+        let op = conn.tx.op.load(Ordering::Acquire);
+        if conn.tx.lane() == Lane::Kernel && alg().set_tx_max(op, size).is_err() {
+            conn.mark(mark::SLOW_ONLY);
         }
     }
     outcome
@@ -287,7 +313,13 @@ pub unsafe fn ctrl(ret: usize, s: *mut Ssl, command: c_int, larg: c_long, parg: 
 
 /// # Safety
 /// As libssl's.
-pub unsafe fn ctx_ctrl(ret: usize, ctx: *mut SslCtx, command: c_int, larg: c_long, parg: *mut c_void) -> c_long {
+pub unsafe fn ctx_ctrl(
+    ret: usize,
+    ctx: *mut SslCtx,
+    command: c_int,
+    larg: c_long,
+    parg: *mut c_void,
+) -> c_long {
     let table = table_of!(ret, 0);
     let outcome = real!(table, SSL_CTX_ctrl, ctx, command, larg, parg);
     if outcome == 1 {
@@ -342,7 +374,12 @@ pub unsafe fn ctx_set_block_padding(ret: usize, ctx: *mut SslCtx, n: usize) -> c
 
 /// # Safety
 /// As libssl's.
-pub unsafe fn ctx_set_block_padding_ex(ret: usize, ctx: *mut SslCtx, app: usize, hs: usize) -> c_int {
+pub unsafe fn ctx_set_block_padding_ex(
+    ret: usize,
+    ctx: *mut SslCtx,
+    app: usize,
+    hs: usize,
+) -> c_int {
     let table = table_of!(ret, 0);
     // SAFETY: the program passes a live context.
     unsafe { context::pad(table, ctx, app > 1 || hs > 1) };
@@ -352,7 +389,7 @@ pub unsafe fn ctx_set_block_padding_ex(ret: usize, ctx: *mut SslCtx, app: usize,
 /// # Safety
 /// As libssl's.
 pub unsafe fn ctx_set_record_padding_callback(ret: usize, ctx: *mut SslCtx, callback: PaddingCb) {
-    let table = table_of!(ret, ());
+    let table = table_of!(ret);
     // SAFETY: the program passes a live context.
     unsafe { context::pad(table, ctx, callback.is_some()) };
     real!(table, SSL_CTX_set_record_padding_callback, ctx, callback)

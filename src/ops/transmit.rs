@@ -14,7 +14,8 @@ use crate::backend::{Backend, alg};
 use crate::conn::{Connection, Half, Lane, mark};
 use crate::openssl::ask::Live;
 use crate::openssl::{
-    SSL_KEY_UPDATE_NONE, SSL_MODE_ASYNC, SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_SENT_SHUTDOWN, Ssl, ssl::Table,
+    SSL_KEY_UPDATE_NONE, SSL_MODE_ASYNC, SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_SENT_SHUTDOWN, Ssl,
+    ssl::Table,
 };
 
 use super::call::{AtFd, Call, real, real_later};
@@ -57,10 +58,19 @@ impl Write<'_> {
         let from = self.buf.wrapping_add(at.min(self.n)).cast::<c_void>();
         let len = c_int::try_from(len.min(self.n.saturating_sub(at))).unwrap_or(c_int::MAX);
         let s = self.call.ptr();
-        let outcome = self.call.around(AtFd { read: 0, write: errno, writes: true }, |t| {
-            real!(t, SSL_write, s, from, len)
-        });
-        if outcome > 0 { Ok(outcome as usize) } else { Err(outcome) }
+        let outcome = self.call.around(
+            AtFd {
+                read: 0,
+                write: errno,
+                writes: true,
+            },
+            |t| real!(t, SSL_write, s, from, len),
+        );
+        if outcome > 0 {
+            Ok(outcome as usize)
+        } else {
+            Err(outcome)
+        }
     }
 
     fn park(&self, state: u8, done: usize) {
@@ -77,7 +87,10 @@ impl Write<'_> {
             }
             Err(outcome) => {
                 let waits = self.call.wants_write();
-                self.park(if waits { SLOW } else { IDLE }, if waits { done } else { 0 });
+                self.park(
+                    if waits { SLOW } else { IDLE },
+                    if waits { done } else { 0 },
+                );
                 Err(outcome)
             }
         }
@@ -90,8 +103,15 @@ impl Write<'_> {
         let op = self.conn.tx.op.load(Ordering::Acquire);
         loop {
             // With partial writes OpenSSL returns after each record; so do we.
-            let len = if partial { (self.n - done).min(record) } else { self.n - done };
-            let bytes = libc::iovec { iov_base: self.buf.wrapping_add(done).cast_mut().cast(), iov_len: len };
+            let len = if partial {
+                (self.n - done).min(record)
+            } else {
+                self.n - done
+            };
+            let bytes = libc::iovec {
+                iov_base: self.buf.wrapping_add(done).cast_mut().cast(),
+                iov_len: len,
+            };
             // SAFETY: the program's buffer has `n` readable bytes, `done + len` at most.
             match unsafe { alg().send(op, &[bytes], libc::MSG_NOSIGNAL) } {
                 Ok(sent) => {
@@ -126,7 +146,11 @@ impl Write<'_> {
                 // A buffering BIO took the byte: it is data now.
                 self.swallow(false);
                 let done = done + 1;
-                if done < self.n { self.slow(done, 0) } else { Ok(done) }
+                if done < self.n {
+                    self.slow(done, 0)
+                } else {
+                    Ok(done)
+                }
             }
         }
     }
@@ -152,7 +176,11 @@ impl Write<'_> {
         }
         let mode = self.call.mode();
         let slow_once = self.conn.take_mark(mark::WRITE_SLOW_ONCE);
-        if !slow_once && is_fast(&self.call, self.conn, mode) { self.fast(done, mode) } else { self.slow(done, 0) }
+        if !slow_once && is_fast(&self.call, self.conn, mode) {
+            self.fast(done, mode)
+        } else {
+            self.slow(done, 0)
+        }
     }
 }
 
@@ -170,17 +198,25 @@ unsafe fn transmit(
     plain: impl FnOnce(&'static Table) -> (c_int, usize),
 ) -> Result<usize, c_int> {
     // SAFETY: the program's own promise about `s`.
-    let Some(call) = (unsafe { Call::of(ret, s) }) else { return Err(lost) };
+    let Some(call) = (unsafe { Call::of(ret, s) }) else {
+        return Err(lost);
+    };
     let nested = call.is_nested();
-    if let Some((_, conn)) = call.conn().filter(|_| n != 0 && !buf.is_null() && !nested) {
-        if conn.tx.lane() == Lane::Kernel || conn.write_state.load(Ordering::Acquire) != IDLE {
-            let outcome = Write { call, conn, buf: buf.cast(), n }.run();
-            if outcome.is_ok() {
-                conn.unmark(mark::SENDFILE_WANTS);
-                conn.mark(mark::FAST_SUCCESS);
-            }
-            return outcome;
+    if let Some((_, conn)) = call.conn().filter(|_| n != 0 && !buf.is_null() && !nested)
+        && (conn.tx.lane() == Lane::Kernel || conn.write_state.load(Ordering::Acquire) != IDLE)
+    {
+        let outcome = Write {
+            call,
+            conn,
+            buf: buf.cast(),
+            n,
         }
+        .run();
+        if outcome.is_ok() {
+            conn.unmark(mark::SENDFILE_WANTS);
+            conn.mark(mark::FAST_SUCCESS);
+        }
+        return outcome;
     }
     let (outcome, done) = call.around(AtFd::default(), plain);
     if let Some((_, conn)) = call.conn().filter(|_| !nested) {
@@ -189,7 +225,8 @@ unsafe fn transmit(
         // its, also if the kernel has the direction by then.
         let waits = outcome <= 0 && call.wants_write();
         conn.write_done.store(0, Ordering::Release);
-        conn.write_state.store(if waits { SLOW } else { IDLE }, Ordering::Release);
+        conn.write_state
+            .store(if waits { SLOW } else { IDLE }, Ordering::Release);
     }
     Err(outcome)
 }
@@ -211,11 +248,24 @@ pub unsafe fn write(ret: usize, s: *mut Ssl, buf: *const c_void, n: c_int) -> c_
 
 /// # Safety
 /// As libssl's.
-pub unsafe fn write_ex(ret: usize, s: *mut Ssl, buf: *const c_void, n: usize, done: *mut usize) -> c_int {
+pub unsafe fn write_ex(
+    ret: usize,
+    s: *mut Ssl,
+    buf: *const c_void,
+    n: usize,
+    done: *mut usize,
+) -> c_int {
     let plain = |t: &'static Table| {
         let outcome = real!(t, SSL_write_ex, s, buf, n, done);
         // SAFETY: on success the real function has written through `done`.
-        (outcome, if outcome == 1 && !done.is_null() { unsafe { *done } } else { 0 })
+        (
+            outcome,
+            if outcome == 1 && !done.is_null() {
+                unsafe { *done }
+            } else {
+                0
+            },
+        )
     };
     // SAFETY: passed on.
     match unsafe { transmit(ret, s, buf, n, 0, plain) } {
@@ -235,12 +285,23 @@ pub unsafe fn write_ex(ret: usize, s: *mut Ssl, buf: *const c_void, n: usize, do
 ///
 /// # Safety
 /// As libssl's.
-pub unsafe fn write_ex2(ret: usize, s: *mut Ssl, buf: *const c_void, n: usize, flags: u64, done: *mut usize) -> c_int {
+pub unsafe fn write_ex2(
+    ret: usize,
+    s: *mut Ssl,
+    buf: *const c_void,
+    n: usize,
+    flags: u64,
+    done: *mut usize,
+) -> c_int {
     if flags == 0 {
         // SAFETY: passed on.
         return unsafe { write_ex(ret, s, buf, n, done) };
     }
     // SAFETY: the program's own promise about `s`.
-    let Some(call) = (unsafe { Call::of(ret, s) }) else { return 0 };
-    call.around(AtFd::default(), |t| real_later!(t, SSL_write_ex2, 0, s, buf, n, flags, done))
+    let Some(call) = (unsafe { Call::of(ret, s) }) else {
+        return 0;
+    };
+    call.around(AtFd::default(), |t| {
+        real_later!(t, SSL_write_ex2, 0, s, buf, n, flags, done)
+    })
 }

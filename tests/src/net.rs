@@ -225,6 +225,8 @@ pub fn crypto_user(driver: &str, priority: u32) -> Res<()> {
     // struct crypto_user_alg: three names of 64 bytes, four words.
     let mut alg = [0u8; 208];
     alg[64..64 + driver.len()].copy_from_slice(driver.as_bytes());
+    // CRYPTO_ALG_TYPE_AEAD and its mask.
+    (alg[192], alg[196]) = (3, 0xf);
     let call = |kind: u16| {
         let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_CRYPTO)?;
         let len = 16 + alg.len() + 8;

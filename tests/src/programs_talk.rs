@@ -156,6 +156,9 @@ pub fn said(outcome: &Outcome, who: &str) -> Vec<String> {
             all.push(format!("{who} {stream}: {line}"));
         }
     }
+    // s_server prints these by stdio, the rest by a BIO: their place among the
+    // others is chance, their number is not.
+    all.sort_by_key(|line| line.contains("SSL_do_handshake"));
     all
 }
 

@@ -298,3 +298,37 @@ pub fn bpf(command: i32, attr: &mut [u8; 128]) -> Res<i32> {
     let ret = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), attr.len()) };
     cvt_int(ret as i32)
 }
+
+/// Where `needle` is in `hay` (memmem: fast even in an unoptimised build).
+pub fn occurrences(hay: &[u8], needle: &[u8]) -> Vec<usize> {
+    let mut hits = Vec::new();
+    let mut at = 0;
+    while at < hay.len() {
+        let rest = &hay[at..];
+        // SAFETY: both slices are readable for their lengths.
+        let hit = unsafe {
+            libc::memmem(
+                rest.as_ptr().cast(),
+                rest.len(),
+                needle.as_ptr().cast(),
+                needle.len(),
+            )
+        };
+        if hit.is_null() {
+            break;
+        }
+        at += hit as usize - rest.as_ptr() as usize;
+        hits.push(at);
+        at += needle.len();
+    }
+    hits
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn occurrences_are_found() {
+        assert_eq!(super::occurrences(b"abcabcab", b"abc"), [0, 3]);
+        assert!(super::occurrences(b"ab", b"abc").is_empty());
+    }
+}

@@ -35,8 +35,9 @@ fn key_updates_by_either_side() {
             for line in shimmed(mix, evidence, 1) {
                 assert!(line.offloaded(), "{what}");
                 assert!(line.tx.rekeys >= 5 && line.rx.rekeys >= 5, "{what}");
+                // A write that has a KeyUpdate to answer first is OpenSSL's.
                 assert!(
-                    line.tx.fast_records >= 14 && line.rx.fast_records >= 14,
+                    line.tx.fast_records >= 10 && line.rx.fast_records >= 14,
                     "{what}"
                 );
             }

@@ -45,10 +45,9 @@ fn echo_both_ways_and_close_by_either() {
                         );
                     }
                     assert!(kernel.get("AlgTlsTxRecords") >= 2 * shims(mix), "{what}");
-                    assert!(
-                        kernel.get("AlgTlsTxControl") + kernel.get("AlgTlsRxControl") >= 1,
-                        "close_notify\n{what}"
-                    );
+                    // s_server closes its socket first: no close_notify from there.
+                    let alerts = kernel.get("AlgTlsTxControl") + kernel.get("AlgTlsRxControl");
+                    assert!(alerts >= 1 || closer == "server", "{what}");
                 },
             );
         }
@@ -105,7 +104,7 @@ fn a_megabyte_each_way_in_every_suite() {
                     );
                 }
                 assert!(
-                    kernel.get("AlgTlsTxBytes") >= 2 * SIZE as i64 - 16_384,
+                    kernel.get("AlgTlsTxBytes") >= 2 * (SIZE as i64 - 16_384),
                     "{what}"
                 );
                 assert!(kernel.get("AlgTlsRxBytes") >= 2 * SIZE as i64, "{what}");

@@ -3,12 +3,14 @@
 //!
 //! Three witnesses who do not know each other are compared: the programs (nginx's access log and
 //! curl's own count of bytes), the kernel (`/proc/net/alg_tls_stat`), and the shim (its log). The
-//! rule for every direction that was offloaded:
+//! rules for every direction that was offloaded:
 //!
 //! ```text
-//! bytes the kernel counted + bytes the shim says went before the keys were installed
-//!     = bytes the programs say they exchanged
+//! kernel's payload - payload of control records + before the attach = bytes of the programs
+//! shim's fast lane + slow lane                  + before the attach = bytes of the programs
 //! ```
+//!
+//! Control records are alerts (two bytes) and TLS 1.3 session tickets (as long as OpenSSL likes).
 
 use std::collections::BTreeMap;
 
@@ -36,6 +38,31 @@ pub struct Sums {
     pub kernel_bytes: i64,
     pub kernel_records: i64,
     pub kernel_sockets: i64,
+    /// Records that were not application data, and their payload where the kernel counts it apart.
+    pub control_records: i64,
+    pub control_bytes: Option<i64>,
+    /// Application bytes that the shim counted after the attach.
+    pub shim_bytes: i64,
+}
+
+impl Sums {
+    /// What the kernel counted beyond the application's bytes: due to control records alone.
+    pub fn beyond(&self) -> i64 {
+        self.kernel_bytes + self.before_attach - self.application
+    }
+
+    /// `tickets`: session tickets may be among the control records.
+    fn balances(&self, tickets: bool) -> bool {
+        let control = match self.control_bytes {
+            Some(bytes) => self.beyond() == bytes,
+            None if !tickets => self.beyond() == 2 * self.control_records,
+            // A kernel that does not count them apart. The shim's account below has to be exact.
+            None => {
+                (2 * self.control_records..=RECORD * self.control_records).contains(&self.beyond())
+            }
+        };
+        control && self.shim_bytes + self.before_attach == self.application
+    }
 }
 
 /// One direction of one preloaded program.
@@ -164,6 +191,8 @@ fn kernel(v: &mut Verdict, run: &Value) {
         kernel_bytes: count(stat, &format!("AlgTls{dir}Bytes")),
         kernel_records: count(stat, &format!("AlgTls{dir}Records")),
         kernel_sockets: count(stat, &format!("AlgTls{dir}")),
+        control_records: count(stat, &format!("AlgTls{dir}Control")),
+        control_bytes: stat[format!("AlgTls{dir}ControlBytes")].as_i64(),
         ..Sums::default()
     };
     (v.tx, v.rx) = (sums("Tx"), sums("Rx"));
@@ -202,7 +231,7 @@ fn program(v: &mut Verdict, name: &'static str, log: &Value, bytes: Bytes) {
             connections: lines.len(),
             ..Lane::default()
         };
-        let mut before = 0;
+        let (mut before, mut after) = (0, 0);
         for line in lines {
             let told = &line[dir];
             // The reason tells the last state, "close-notify" at the end of every good connection.
@@ -213,6 +242,7 @@ fn program(v: &mut Verdict, name: &'static str, log: &Value, bytes: Bytes) {
                 *lane.reasons.entry(reason.to_owned()).or_default() += 1;
             }
             lane.sendfile_bytes += count(told, "sendfile_bytes");
+            after += count(told, "fast_bytes") + count(told, "slow_bytes");
             let early = count(told, "before_bytes");
             before += early;
             if early > RECORD {
@@ -231,6 +261,7 @@ fn program(v: &mut Verdict, name: &'static str, log: &Value, bytes: Bytes) {
         let sums = if dir == "tx" { &mut v.tx } else { &mut v.rx };
         sums.application += application;
         sums.before_attach += before;
+        sums.shim_bytes += after;
         let label = match (name, dir) {
             ("nginx", "tx") => "nginx sends",
             ("nginx", _) => "nginx receives",
@@ -246,12 +277,25 @@ fn balance(v: &mut Verdict) {
         return;
     }
     for (dir, s) in [("tx", v.tx), ("rx", v.rx)] {
-        if s.kernel_bytes + s.before_attach != s.application {
+        let tickets = dir == "rx" && v.shim_client() && v.tls == "1.3";
+        if !s.balances(tickets) {
             v.faults.push(format!(
-                "{dir}: kernel {} + before attach {} is not the programs' {}",
-                s.kernel_bytes, s.before_attach, s.application
+                "{dir}: kernel {} with {} control records ({}), shim {}, before attach {}, programs {}",
+                s.kernel_bytes,
+                s.control_records,
+                s.control_bytes.map_or("uncounted".into(), |b| format!("{b} bytes")),
+                s.shim_bytes,
+                s.before_attach,
+                s.application
             ));
         }
+    }
+    let by_sendfile: i64 = v.lanes.iter().map(|(_, l)| l.sendfile_bytes).sum();
+    if by_sendfile != v.sendfile_bytes || (v.shim_server() && by_sendfile == 0) {
+        v.faults.push(format!(
+            "sendfile: the shim says {by_sendfile} bytes, the kernel {}",
+            v.sendfile_bytes
+        ));
     }
     // Where the bulk flows, every connection must have come into the kernel.
     for (label, lane) in &v.lanes {
@@ -286,15 +330,16 @@ mod tests {
     fn good() -> Value {
         let dir = |fast: i64, before: i64| {
             json!({ "reason": "close-notify", "kernel": true,
-            "fast_bytes": fast, "before_bytes": before, "sendfile_bytes": 0 })
+            "fast_bytes": fast, "before_bytes": before, "sendfile_bytes": fast / 2 })
         };
         json!({
             "scenario": "shim-server", "tls": "1.3", "mapped": true, "kernel_present": true,
             "requests": [{ "name": "a", "exit": 0, "http": 200, "sha256": "5a", "sent": 80, "got": 1000 }],
             "access": [{ "sent": 1000, "got": 80 }],
             "server_log": [{ "tx": dir(1000, 0), "rx": dir(30, 50) }],
-            "kernel": { "AlgTlsTx": 1, "AlgTlsRx": 1, "AlgTlsTxBytes": 1000, "AlgTlsRxBytes": 30,
-                "AlgTlsTxRecords": 2, "AlgTlsRxRecords": 1 },
+            "kernel": { "AlgTlsTx": 1, "AlgTlsRx": 1, "AlgTlsTxBytes": 1000, "AlgTlsRxBytes": 32,
+                "AlgTlsTxRecords": 2, "AlgTlsRxRecords": 2, "AlgTlsRxControl": 1, "AlgTlsTxControl": 0,
+                "AlgTlsSendfileBytes": 515 },
         })
     }
 
@@ -311,13 +356,18 @@ mod tests {
     /// Each of these is a way to be broken that must not pass.
     #[test]
     fn every_lie_is_found() {
-        let lies: [(&str, Value); 9] = [
+        let lies: [(&str, Value); 14] = [
             ("/requests/0/sha256", json!("5b")),
             ("/requests/0/exit", json!(18)),
             ("/mapped", json!(false)),
             ("/kernel_present", json!(false)),
             ("/kernel/AlgTlsTxBytes", json!(999)),
+            ("/kernel/AlgTlsTxBytes", json!(1002)),
+            ("/kernel/AlgTlsRxControl", json!(0)),
+            ("/kernel/AlgTlsSendfileBytes", json!(0)),
             ("/server_log/0/rx/before_bytes", json!(49)),
+            ("/server_log/0/tx/fast_bytes", json!(998)),
+            ("/server_log/0/tx/kernel", json!(false)),
             ("/server_log", json!([])),
             ("/kernel/AlgTlsCurrTx", json!(1)),
             ("/access/0/sent", json!(1001)),
@@ -329,6 +379,25 @@ mod tests {
                 None => run["kernel"]["AlgTlsCurrTx"] = lie,
             }
             assert!(!judge(&run, &expected()).faults.is_empty(), "{path}");
+        }
+    }
+
+    #[test]
+    fn tickets_need_a_margin_unless_they_are_counted() {
+        let tickets = Sums {
+            application: 100,
+            kernel_bytes: 630,
+            control_records: 2,
+            shim_bytes: 100,
+            ..Sums::default()
+        };
+        assert!(tickets.balances(true) && !tickets.balances(false));
+        for (control_bytes, good) in [(530, true), (529, false)] {
+            let counted = Sums {
+                control_bytes: Some(control_bytes),
+                ..tickets
+            };
+            assert_eq!(counted.balances(true), good);
         }
     }
 

@@ -26,12 +26,12 @@ fn right(text: impl ToString) -> Cell {
 pub fn transfers(verdicts: &[Verdict]) -> String {
     let mut table = table(&[
         "run",
-        "TLS",
         "equal",
         "connections in the kernel",
         "",
         "records,\nkernel",
         "bytes,\nkernel",
+        "control",
         "before\nattach",
         "bytes,\nprograms",
         "verdict",
@@ -53,13 +53,13 @@ pub fn transfers(verdicts: &[Verdict]) -> String {
                 .add_attribute(Attribute::Bold)
         };
         table.add_row(vec![
-            Cell::new(title(&v.scenario)),
-            Cell::new(&v.tls),
+            Cell::new(format!("{}\nTLS {}", title(&v.scenario), v.tls)),
             right(format!("{}/{}", v.equal, v.requests)),
             Cell::new(lanes),
             Cell::new(if directions { "out\nin" } else { "" }),
             right(both(&|s| s.kernel_records)),
             right(both(&|s| s.kernel_bytes)),
+            right(both(&|s| s.beyond())),
             right(both(&|s| s.before_attach)),
             right(both(&|s| s.application)),
             verdict,
@@ -67,20 +67,22 @@ pub fn transfers(verdicts: &[Verdict]) -> String {
     }
     format!(
         "{table}\n\
-         equal: downloads whose sha256 is right. In the kernel: connections whose records the kernel\n\
-         sealed (sends) or opened (receives). Kernel: growth of /proc/net/alg_tls_stat. Before attach:\n\
-         application bytes that the shim's log says OpenSSL still handled. Programs: nginx's access log\n\
-         and curl's own count. Must be exact: kernel + before attach = programs.\n"
+         kTLS is OpenSSL's own, with mainline's tls module, switched on in openssl.cnf.\n\
+         Equal: downloads whose sha256 is right. In the kernel: connections whose records the kernel\n\
+         sealed (sends) or opened (receives). Kernel: growth of /proc/net/alg_tls_stat, of it control:\n\
+         alerts and session tickets. Before attach: application bytes that the shim's log says OpenSSL\n\
+         still handled. Programs: nginx's access log and curl's own count. It must come out:\n\
+         kernel - control + before attach = programs.\n"
     )
 }
 
 fn title(scenario: &str) -> &str {
     match scenario {
         "plain" => "plain OpenSSL",
-        "openssl-ktls" => "OpenSSL's own\nkTLS, nginx",
+        "openssl-ktls" => "nginx by kTLS",
         "shim-server" => "nginx preloaded",
         "shim-client" => "curl preloaded",
-        "shim-both" => "nginx and curl\npreloaded",
+        "shim-both" => "both preloaded",
         other => other,
     }
 }
@@ -105,7 +107,7 @@ fn lanes(v: &Verdict) -> String {
 fn lane_text(label: &str, lane: &Lane) -> String {
     let mut text = format!("{label} {}/{}", lane.offloaded, lane.connections);
     if lane.sendfile_bytes > 0 {
-        text += &format!(", sendfile {}", group(lane.sendfile_bytes));
+        text += ", sendfile";
     }
     for (reason, number) in &lane.reasons {
         text += &format!("\n  {number} × {reason}");
@@ -129,7 +131,7 @@ pub fn costs(costs: &[&Value]) -> String {
         "to plain",
         "nginx alone",
         "to plain",
-        "sent by sendfile",
+        "bytes by sendfile",
     ]);
     for version in VERSIONS {
         let find = |name: &str| {
@@ -141,10 +143,7 @@ pub fn costs(costs: &[&Value]) -> String {
         let plain = find("plain");
         for scenario in &COSTS {
             let cost = find(scenario.name);
-            let mut row = vec![
-                Cell::new(title(scenario.name).replace('\n', " ")),
-                Cell::new(version),
-            ];
+            let mut row = vec![Cell::new(title(scenario.name)), Cell::new(version)];
             for what in ["both", "server"] {
                 let value = cost.and_then(|c| least(c, what));
                 let base = plain.and_then(|c| least(c, what));
@@ -157,7 +156,7 @@ pub fn costs(costs: &[&Value]) -> String {
             }
             row.push(right(cost.map_or("–".into(), |c| {
                 match count(&c["kernel"], "AlgTlsSendfileBytes") {
-                    0 if count(&c["mainline"], "TlsTxSw") > 0 => "mainline does not say".into(),
+                    0 if count(&c["mainline"], "TlsTxSw") > 0 => "not counted".into(),
                     0 => "no".into(),
                     n => group(n),
                 }

@@ -6,6 +6,7 @@
 //! kernel died) counts as failed, and so does a kernel warning.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -155,7 +156,8 @@ impl Test {
         self.program
             .iter()
             .for_each(|p| selection.extend(["--test", p]));
-        for program in programs(&selection, tally)? {
+        let copies = Copies::new()?;
+        for program in copies.take(programs(&selection, tally)?)? {
             let expected = self.listed(&program)?;
             if expected.is_empty() {
                 continue;
@@ -251,6 +253,37 @@ fn programs(selection: &[&str], tally: &mut Tally) -> Result<Vec<Program>> {
         .collect();
     programs.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(programs)
+}
+
+/// The programs as they were when this run began: the next build writes over cargo's files.
+struct Copies(PathBuf);
+
+impl Copies {
+    fn new() -> Result<Self> {
+        let name = format!("target/vm/programs/{}", std::process::id());
+        let dir = paths::workspace().join(name);
+        fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
+        Ok(Self(dir))
+    }
+
+    fn take(&self, mut programs: Vec<Program>) -> Result<Vec<Program>> {
+        for program in &mut programs {
+            let name = program
+                .path
+                .file_name()
+                .context("a program without a name")?;
+            let copy = self.0.join(name);
+            fs::copy(&program.path, &copy).with_context(|| format!("{}", copy.display()))?;
+            program.path = copy;
+        }
+        Ok(programs)
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// What a libtest program says about itself.

@@ -168,13 +168,15 @@ impl Machine {
     fn launch(&self, argv: &[String], cwd: &Path, tty: bool, tap: Tap) -> Result<Ended> {
         host::need(&[host::QEMU])?;
         let kernel = self.kernel.prepare()?;
+        let (out, private) = run_dirs()?;
+        // Copies: what a colleague, or an impatient editor, builds meanwhile must not reach this run.
         let module = match self.no_module {
             true => None,
-            false => Some(kernel.build_module()?),
+            false => Some(kernel.copy_module(&private)?),
         };
-        let out = run_dir()?;
-        let private = out.with_extension("run");
-        fs::create_dir(&private)?;
+        if paths::shim().exists() {
+            fs::copy(paths::shim(), private.join(SHIM))?;
+        }
         let machine = self;
         let run = Run {
             machine,
@@ -198,45 +200,6 @@ impl Machine {
         }
         Ok(ended)
     }
-
-    fn environment(&self, module: Option<&Path>, tty: bool) -> Result<Vec<(String, String)>> {
-        let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
-        let mut env = vec![
-            pair(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            ),
-            pair("HOME", "/root"),
-            pair("USER", "root"),
-            pair("LOGNAME", "root"),
-            pair("SHELL", "/bin/sh"),
-            pair("TMPDIR", "/tmp"),
-        ];
-        for (name, value) in std::env::vars() {
-            if PASSED.contains(&name.as_str()) || name.starts_with("KTLSSHIM") {
-                env.push((name, value));
-            }
-        }
-        env.push(pair("KTLSSHIM", &paths::shim().to_string_lossy()));
-        env.push(pair("KTLSSHIM_VM", "1"));
-        if let Some(module) = module {
-            env.push(pair("KTLSSHIM_KMOD", &module.to_string_lossy()));
-        }
-        if let Some((rows, columns)) = window().filter(|_| tty) {
-            env.push(pair("LINES", &rows.to_string()));
-            env.push(pair("COLUMNS", &columns.to_string()));
-        }
-        for item in &self.env {
-            match item.split_once('=') {
-                Some((name, value)) => env.push(pair(name, value)),
-                None => match std::env::var(item) {
-                    Ok(value) => env.push(pair(item, &value)),
-                    Err(_) => bail!("--env {item}: not set here; give a value: --env {item}=VALUE"),
-                },
-            }
-        }
-        Ok(env)
-    }
 }
 
 impl Run<'_> {
@@ -246,7 +209,7 @@ impl Run<'_> {
 
     fn boot(&self, tap: Tap) -> Result<(Finish, String)> {
         let initrd = self.private.join("initrd");
-        let env = self.machine.environment(self.module.as_deref(), self.tty)?;
+        let env = self.environment()?;
         let job = image::Job {
             argv: self.argv,
             env: &env,
@@ -287,6 +250,51 @@ impl Run<'_> {
         let child = qemu.spawn().context("cannot start qemu-system-x86_64")?;
         drop(qemu); // holds the guest's ends of the ports; only QEMU may, or we never see their end
         Ok(ports.attend(child, tap, Duration::from_secs(self.machine.timeout)))
+    }
+
+    /// The path that a user would preload, if nothing was built to copy.
+    fn shim(&self) -> PathBuf {
+        let copy = self.private.join(SHIM);
+        if copy.exists() { copy } else { paths::shim() }
+    }
+
+    fn environment(&self) -> Result<Vec<(String, String)>> {
+        let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+        let mut env = vec![
+            pair(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            ),
+            pair("HOME", "/root"),
+            pair("USER", "root"),
+            pair("LOGNAME", "root"),
+            pair("SHELL", "/bin/sh"),
+            pair("TMPDIR", "/tmp"),
+        ];
+        for (name, value) in std::env::vars() {
+            if PASSED.contains(&name.as_str()) || name.starts_with("KTLSSHIM") {
+                env.push((name, value));
+            }
+        }
+        env.push(pair("KTLSSHIM", &self.shim().to_string_lossy()));
+        env.push(pair("KTLSSHIM_VM", "1"));
+        if let Some(module) = &self.module {
+            env.push(pair("KTLSSHIM_KMOD", &module.to_string_lossy()));
+        }
+        if let Some((rows, columns)) = window().filter(|_| self.tty) {
+            env.push(pair("LINES", &rows.to_string()));
+            env.push(pair("COLUMNS", &columns.to_string()));
+        }
+        for item in &self.machine.env {
+            match item.split_once('=') {
+                Some((name, value)) => env.push(pair(name, value)),
+                None => match std::env::var(item) {
+                    Ok(value) => env.push(pair(item, &value)),
+                    Err(_) => bail!("--env {item}: not set here; give a value: --env {item}=VALUE"),
+                },
+            }
+        }
+        Ok(env)
     }
 
     fn modules(&self) -> Result<Vec<PathBuf>> {
@@ -341,17 +349,23 @@ impl Run<'_> {
     }
 }
 
-/// A directory that no other run has.
-fn run_dir() -> Result<PathBuf> {
+const SHIM: &str = "libktlsshim.so";
+
+/// Two directories that no other run has: the guest's /out, which stays, and one for the run's time.
+fn run_dirs() -> Result<(PathBuf, PathBuf)> {
     let base = paths::runs();
     fs::create_dir_all(&base)?;
     crate::clean::prune(&base);
     for n in 0.. {
-        let dir = base.join(format!("{}-{n}", std::process::id()));
-        match fs::create_dir(&dir) {
-            Ok(()) => return Ok(dir),
+        let out = base.join(format!("{}-{n}", std::process::id()));
+        match fs::create_dir(&out) {
+            Ok(()) => {
+                let private = out.with_extension("run");
+                fs::create_dir(&private)?;
+                return Ok((out, private));
+            }
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e).with_context(|| format!("{}", dir.display())),
+            Err(e) => return Err(e).with_context(|| format!("{}", out.display())),
         }
     }
     unreachable!("the counter has no end")
