@@ -35,6 +35,7 @@ reasons! {
     NoFd = "no-fd", "The program moves the records itself (memory BIO), no descriptor was seen.";
     TwoSockets = "two-sockets", "Records of this connection were seen on more than one descriptor.";
     OwnBioHidden = "own-bio-hidden", "The program's own I/O functions reach libc past the shim.";
+    SslBio = "ssl-bio", "The program moves its data through a BIO of type SSL, past the functions that the shim serves.";
     NotTls = "not-tls", "The protocol version is neither TLS 1.2 nor TLS 1.3.";
     Dtls = "dtls", "DTLS is not offloaded.";
     Quic = "quic", "QUIC is not offloaded.";

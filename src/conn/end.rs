@@ -18,16 +18,7 @@ pub fn finish(id: ConnId) {
     slab::give_back(id, |conn| {
         report(conn);
         conn.ssl.store(0, Ordering::Release);
-        let (rx_op, tx_op) = (
-            conn.rx.op.swap(-1, Ordering::AcqRel),
-            conn.tx.op.swap(-1, Ordering::AcqRel),
-        );
-        for op in [rx_op, if tx_op == rx_op { -1 } else { tx_op }] {
-            if op >= 0 {
-                fdtable::clear(op);
-                errno::preserve(|| sys::close(op));
-            }
-        }
+        release_ops(conn);
         for half in [&conn.rx, &conn.tx] {
             let fd = half.fd.swap(-1, Ordering::AcqRel);
             if fd >= 0 {
@@ -79,8 +70,8 @@ pub fn report(conn: &Connection) {
         return;
     }
     // An object that never did anything (s_server clears one before use).
-    if conn.rx.entered.load(Ordering::Relaxed) == 0 && conn.tx.entered.load(Ordering::Relaxed) == 0
-    {
+    let idle = |half: &Half| half.entered.load(Ordering::Relaxed) == 0 && half.reason.get() == Reason::Pending;
+    if idle(&conn.rx) && idle(&conn.tx) {
         return;
     }
     let Some(identity) = conn.identity.lock() else {
@@ -107,8 +98,20 @@ pub fn report(conn: &Connection) {
     });
 }
 
-/// SSL_clear: the object will do another handshake.
-pub fn restart(conn: &Connection) {
+/// Gives the op sockets back to the system.
+fn release_ops(conn: &Connection) {
+    let (rx, tx) = (conn.rx.op.swap(-1, Ordering::AcqRel), conn.tx.op.swap(-1, Ordering::AcqRel));
+    for op in [rx, if tx == rx { -1 } else { tx }] {
+        if op >= 0 {
+            fdtable::clear(op);
+            errno::preserve(|| sys::close(op));
+        }
+    }
+}
+
+/// The object will do another handshake, perhaps on another socket: SSL_clear, or
+/// SSL_set_connect_state and SSL_set_accept_state after a first connection.
+pub fn restart(id: ConnId, conn: &Connection) {
     report(conn);
     conn.rx_to_raw(Reason::Detached);
     conn.tx_to_raw(Reason::Detached);
@@ -120,6 +123,13 @@ pub fn restart(conn: &Connection) {
     }
     if let Some(mut secrets) = conn.secrets.lock() {
         secrets.wipe();
+    }
+    release_ops(conn);
+    for half in [&conn.rx, &conn.tx] {
+        let fd = half.fd.swap(-1, Ordering::AcqRel);
+        if fd >= 0 {
+            fdtable::clear_if(fd, id);
+        }
     }
     conn.start_over();
 }

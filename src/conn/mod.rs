@@ -349,25 +349,18 @@ impl Connection {
         (s != 0).then(|| unsafe { Live::new(table, s as *mut crate::openssl::Ssl) })
     }
 
-    /// Back to the state before a handshake, on the same SSL and descriptors.
+    /// Back to the state before a handshake, on the same SSL.
     fn start_over(&self) {
         self.marks.fetch_and(
-            mark::PADDING | mark::PROMISED | mark::SLOW_ONLY,
+            mark::PADDING | mark::PROMISED,
             Ordering::AcqRel,
         );
         for count in [&self.held, &self.write_done, &self.file_left] {
             count.store(0, Ordering::Relaxed);
         }
         self.write_state.store(0, Ordering::Relaxed);
-        for half in [&self.rx, &self.tx] {
-            let (fd, op) = (
-                half.fd.load(Ordering::Acquire),
-                half.op.load(Ordering::Acquire),
-            );
-            half.reset();
-            half.fd.store(fd, Ordering::Release);
-            half.op.store(op, Ordering::Release);
-        }
+        self.rx.reset();
+        self.tx.reset();
     }
 
     /// The libssl copy that this connection's SSL belongs to.

@@ -40,6 +40,8 @@ traced! { resolver::no_ssl;
     SSL_set0_rbio["rdx"](s: *mut Ssl, b: *mut Bio) -> (), (), ssl::set0_rbio;
     SSL_set0_wbio["rdx"](s: *mut Ssl, b: *mut Bio) -> (), (), ssl::set0_wbio;
 
+    SSL_set_connect_state["rdx"](s: *mut Ssl) -> (), (), ssl::set_state, Handshake::Connect;
+    SSL_set_accept_state["rdx"](s: *mut Ssl) -> (), (), ssl::set_state, Handshake::Accept;
     SSL_clear["rsi"](s: *mut Ssl) -> c_int, 0, ssl::clear;
     SSL_dup["rsi"](s: *mut Ssl) -> *mut Ssl, null_mut(), ssl::dup;
     SSL_key_update["rdx"](s: *mut Ssl, kind: c_int) -> c_int, 0, ssl::key_update;

@@ -21,7 +21,7 @@ pub struct Group {
 #[rustfmt::skip]
 pub const GROUPS: &[Group] = &[
     Group { class: Class::Hook, why: "Moves records, changes keys, changes where records go, or must count what we hold.", names: &[
-        "SSL_accept", "SSL_clear", "SSL_connect", "SSL_ctrl", "SSL_do_handshake", "SSL_dup",
+        "SSL_accept", "SSL_clear", "SSL_connect", "SSL_set_accept_state", "SSL_set_connect_state", "SSL_ctrl", "SSL_do_handshake", "SSL_dup",
         "SSL_get_error", "SSL_has_pending", "SSL_key_update", "SSL_net_read_desired",
         "SSL_net_write_desired", "SSL_new_session_ticket", "SSL_peek", "SSL_peek_ex", "SSL_pending",
         "SSL_read", "SSL_read_early_data", "SSL_read_ex", "SSL_renegotiate", "SSL_renegotiate_abbreviated",
@@ -90,7 +90,7 @@ pub const GROUPS: &[Group] = &[
         "SSL_use_certificate_file", "SSL_use_psk_identity_hint",
     ] },
     Group { class: Class::Pass, why: "Changes OpenSSL's own state flags or session, which every call of ours reads afresh before it decides.", names: &[
-        "SSL_copy_session_id", "SSL_set_accept_state", "SSL_set_connect_state", "SSL_set_debug",
+        "SSL_copy_session_id", "SSL_set_debug",
         "SSL_set_quiet_shutdown", "SSL_set_session", "SSL_set_shutdown", "SSL_set_ssl_method",
     ] },
     Group { class: Class::Pass, why: "OpenSSL's own buffers. What they hold shows in SSL_has_pending and in the byte counters, which gate a change of lanes.", names: &[

@@ -101,6 +101,7 @@ pub const BIO_CTRL_FLUSH: c_int = 11;
 pub const BIO_CTRL_WPENDING: c_int = 13;
 pub const BIO_C_SET_FD: c_int = 104;
 pub const BIO_C_GET_FD: c_int = 105;
+pub const BIO_C_SET_SSL: c_int = 109;
 pub const BIO_C_GET_SSL: c_int = 110;
 pub const BIO_CTRL_SET_KTLS: c_int = 72;
 pub const BIO_CTRL_GET_KTLS_SEND: c_int = 73;

@@ -105,6 +105,8 @@ table! {
         SSL_get_SSL_CTX: fn(*const Ssl) -> *mut SslCtx;
         SSL_set_SSL_CTX: fn(*mut Ssl, *mut SslCtx) -> *mut SslCtx;
         SSL_clear: fn(*mut Ssl) -> c_int;
+        SSL_set_connect_state: fn(*mut Ssl);
+        SSL_set_accept_state: fn(*mut Ssl);
         SSL_dup: fn(*mut Ssl) -> *mut Ssl;
         SSL_free: fn(*mut Ssl);
         SSL_key_update: fn(*mut Ssl, c_int) -> c_int;

@@ -8,10 +8,11 @@ use core::ffi::{c_char, c_int, c_long, c_void};
 use core::sync::atomic::Ordering;
 
 use crate::conn::{self, Connection, Half, Lane, mark, slab};
-use crate::openssl::{BIO_C_GET_FD, BIO_CTRL_GET_KTLS_SEND, Bio, crypto, resolver};
+use crate::reason::Reason;
+use crate::openssl::{BIO_C_GET_FD, BIO_CTRL_GET_KTLS_SEND, BIO_C_SET_SSL, Bio, Ssl, crypto, resolver};
 use crate::{errno, thread};
 
-use super::call::real;
+use super::call::{Call, known_or_new, real};
 
 /// Frame flag: a BIO call of this SSL call is under way.
 const IN_BIO: u32 = 1;
@@ -216,6 +217,10 @@ pub unsafe fn ctrl(
     if asked_by_program && errno::preserve(|| answer(crypto, b)) {
         return 1;
     }
+    if command == BIO_C_SET_SSL && !parg.is_null() {
+        // SAFETY: this command passes a live SSL of the library's.
+        unsafe { behind_bio(ret, parg.cast()) };
+    }
     let before = thread::with_top(|frame| {
         let before = frame.flags;
         frame.flags |= IN_BIO;
@@ -228,6 +233,19 @@ pub unsafe fn ctrl(
         thread::with_top(|frame| frame.flags = before);
     }
     outcome
+}
+
+/// Data of this SSL will go through the internal functions of libssl (R11).
+///
+/// # Safety
+/// `s` is a live SSL.
+unsafe fn behind_bio(ret: usize, s: *mut Ssl) {
+    // SAFETY: as the caller vouches.
+    let found = unsafe { Call::of(ret, s) }.and_then(|call| known_or_new(&call));
+    if let Some((_, conn)) = found {
+        conn.mark(mark::HIDDEN);
+        conn.refuse(Reason::SslBio);
+    }
 }
 
 /// May the program use SSL_sendfile on the connection behind `b`? Only when `b`

@@ -202,10 +202,29 @@ pub unsafe fn set0_wbio(ret: usize, s: *mut Ssl, b: *mut Bio) {
 /// As libssl's.
 pub unsafe fn clear(ret: usize, s: *mut Ssl) -> c_int {
     let call = call_of!(ret, s, 0);
-    if let Some((_, conn)) = call.conn() {
-        end::restart(conn);
-    }
+    anew(&call);
     real!(call.table, SSL_clear, s)
+}
+
+fn anew(call: &Call) {
+    if let Some((id, conn)) = call.conn() {
+        end::restart(id, conn);
+    }
+}
+
+/// Also called before a first handshake, where there is nothing to end yet.
+///
+/// # Safety
+/// As libssl's.
+pub unsafe fn set_state(ret: usize, which: Handshake, s: *mut Ssl) {
+    let call = call_of!(ret, s);
+    if call.is_finished() {
+        anew(&call);
+    }
+    match which {
+        Handshake::Accept => real!(call.table, SSL_set_accept_state, s),
+        _ => real!(call.table, SSL_set_connect_state, s),
+    }
 }
 
 /// ex_data of the copy names the original's connection; `call::known` sees that it
