@@ -319,7 +319,7 @@ mod tests {
         let first = std::fs::read(&ours).unwrap_or_default();
         assert!(first.ends_with(b"}\n"));
         let other = std::fs::File::create(&theirs)
-            .map(|f| std::os::fd::IntoRawFd::into_raw_fd(f))
+            .map(std::os::fd::IntoRawFd::into_raw_fd)
             .unwrap_or(-1);
         // SAFETY: both descriptors are this test's.
         unsafe { libc::dup2(other, fd) };
