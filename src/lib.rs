@@ -14,6 +14,17 @@
 //! | `config`, `reason`, `report` | what the user says, and is told |
 //! | `boundary`, `errno`, `real`, `sys` | the edge to C |
 
+// In a test a panic is the report, and the bounds are the test's own.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::panic,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing
+    )
+)]
+
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")))]
 compile_error!("the shim knows glibc on x86_64 Linux only");
 

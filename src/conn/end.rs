@@ -70,7 +70,9 @@ pub fn report(conn: &Connection) {
         return;
     }
     // An object that never did anything (s_server clears one before use).
-    let idle = |half: &Half| half.entered.load(Ordering::Relaxed) == 0 && half.reason.get() == Reason::Pending;
+    let idle = |half: &Half| {
+        half.entered.load(Ordering::Relaxed) == 0 && half.reason.get() == Reason::Pending
+    };
     if idle(&conn.rx) && idle(&conn.tx) {
         return;
     }
@@ -100,7 +102,10 @@ pub fn report(conn: &Connection) {
 
 /// Gives the op sockets back to the system.
 fn release_ops(conn: &Connection) {
-    let (rx, tx) = (conn.rx.op.swap(-1, Ordering::AcqRel), conn.tx.op.swap(-1, Ordering::AcqRel));
+    let (rx, tx) = (
+        conn.rx.op.swap(-1, Ordering::AcqRel),
+        conn.tx.op.swap(-1, Ordering::AcqRel),
+    );
     for op in [rx, if tx == rx { -1 } else { tx }] {
         if op >= 0 {
             fdtable::clear(op);

@@ -351,10 +351,8 @@ impl Connection {
 
     /// Back to the state before a handshake, on the same SSL.
     fn start_over(&self) {
-        self.marks.fetch_and(
-            mark::PADDING | mark::PROMISED,
-            Ordering::AcqRel,
-        );
+        self.marks
+            .fetch_and(mark::PADDING | mark::PROMISED, Ordering::AcqRel);
         for count in [&self.held, &self.write_done, &self.file_left] {
             count.store(0, Ordering::Relaxed);
         }

@@ -131,7 +131,11 @@ pub fn caller(ret: usize) -> Caller {
 
 #[inline]
 fn origin(ret: usize) -> usize {
-    if is_own(ret) { crate::thread::caller() } else { ret }
+    if is_own(ret) {
+        crate::thread::caller()
+    } else {
+        ret
+    }
 }
 
 /// True if there is no table for this caller's libssl, so that an operation could
@@ -144,7 +148,9 @@ pub fn no_ssl(ret: usize) -> bool {
 /// The same for libcrypto.
 #[inline]
 pub fn no_crypto(ret: usize) -> bool {
-    libs(origin(ret), false).1.is_none_or(|l| l.crypto.is_none())
+    libs(origin(ret), false)
+        .1
+        .is_none_or(|l| l.crypto.is_none())
 }
 
 /// One function of the caller's libssl or libcrypto by name; null if there is none.

@@ -103,9 +103,9 @@ fn alone() {
     assert!(bare(in_ssl, c"SSL_no_such_function").is_null());
     assert_eq!(crate::errno::get(), 99);
     // SAFETY: takes nothing.
-    let left = unsafe { libc::dlerror() };
+    let said = unsafe { libc::dlerror() };
     assert!(
-        left.is_null(),
+        said.is_null(),
         "a failed look-up of ours was left for the program"
     );
 

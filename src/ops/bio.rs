@@ -8,8 +8,10 @@ use core::ffi::{c_char, c_int, c_long, c_void};
 use core::sync::atomic::Ordering;
 
 use crate::conn::{self, Connection, Half, Lane, mark, slab};
+use crate::openssl::{
+    BIO_C_GET_FD, BIO_C_SET_SSL, BIO_CTRL_GET_KTLS_SEND, Bio, Ssl, crypto, resolver,
+};
 use crate::reason::Reason;
-use crate::openssl::{BIO_C_GET_FD, BIO_CTRL_GET_KTLS_SEND, BIO_C_SET_SSL, Bio, Ssl, crypto, resolver};
 use crate::{errno, thread};
 
 use super::call::{Call, known_or_new, real};
@@ -93,10 +95,10 @@ fn note(conn: &Connection, way: Way, bytes: &[u8]) {
 /// # Safety
 /// `n` bytes are readable there until the hook returns.
 unsafe fn bytes<'a>(at: *const c_void, n: usize) -> &'a [u8] {
-    // SAFETY: as the caller vouches.
     if at.is_null() {
         &[]
     } else {
+        // SAFETY: as the caller vouches.
         unsafe { core::slice::from_raw_parts(at.cast(), n) }
     }
 }

@@ -6,7 +6,7 @@
 //! call runs bare. Nothing is locked, counted or held by an object while the
 //! real function runs, since it may be left by siglongjmp (P40).
 
-use core::ffi::c_void;
+use core::ffi::{c_int, c_void};
 use core::ops::Deref;
 use core::ptr;
 use core::sync::atomic::Ordering;
@@ -43,6 +43,15 @@ macro_rules! real_later {
 }
 
 pub(super) use {real, real_later};
+
+/// What an `_ex` function wrote, if it succeeded.
+pub fn written(outcome: c_int, count: *const usize) -> usize {
+    if outcome != 1 || count.is_null() {
+        return 0;
+    }
+    // SAFETY: the real function has just written through this pointer.
+    unsafe { *count }
+}
 
 /// The slot in an SSL's ex_data, made at first use.
 fn index(table: &'static Table) -> Option<i32> {

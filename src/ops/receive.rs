@@ -12,7 +12,7 @@ use crate::conn::{Connection, Half, Lane, mark};
 use crate::openssl::ask::Live;
 use crate::openssl::{SSL_MODE_ASYNC, SSL_RECEIVED_SHUTDOWN, Ssl, ssl::Table};
 
-use super::call::{AtFd, Call, real};
+use super::call::{AtFd, Call, real, written};
 
 /// May this read take data from the op socket, past OpenSSL?
 fn is_fast(live: &Live, conn: &Connection) -> bool {
@@ -99,15 +99,6 @@ unsafe fn receive(
 
 fn size(n: c_int) -> usize {
     usize::try_from(n).unwrap_or(0)
-}
-
-/// What an `_ex` function wrote, if it succeeded.
-fn written(outcome: c_int, count: *const usize) -> usize {
-    if outcome != 1 || count.is_null() {
-        return 0;
-    }
-    // SAFETY: the real function has just written through this pointer.
-    unsafe { *count }
 }
 
 /// # Safety

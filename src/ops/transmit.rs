@@ -18,7 +18,7 @@ use crate::openssl::{
     ssl::Table,
 };
 
-use super::call::{AtFd, Call, real, real_later};
+use super::call::{AtFd, Call, real, real_later, written};
 
 /// A write that OpenSSL waits to have repeated; `Connection::write_state`.
 pub const IDLE: u8 = 0;
@@ -257,15 +257,7 @@ pub unsafe fn write_ex(
 ) -> c_int {
     let plain = |t: &'static Table| {
         let outcome = real!(t, SSL_write_ex, s, buf, n, done);
-        // SAFETY: on success the real function has written through `done`.
-        (
-            outcome,
-            if outcome == 1 && !done.is_null() {
-                unsafe { *done }
-            } else {
-                0
-            },
-        )
+        (outcome, written(outcome, done))
     };
     // SAFETY: passed on.
     match unsafe { transmit(ret, s, buf, n, 0, plain) } {

@@ -25,7 +25,10 @@ impl Counters {
     }
 
     pub fn get(&self, name: &str) -> i64 {
-        *self.0.get(name).unwrap_or_else(|| panic!("no counter {name} in {:?}", self.0))
+        *self
+            .0
+            .get(name)
+            .unwrap_or_else(|| panic!("no counter {name} in {:?}", self.0))
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {

@@ -25,8 +25,10 @@ pub const SUITES: [(Version, Cipher); 8] = [
 ];
 
 /// The two forms that a record has: explicit nonce, inner content type.
-pub const FORMS: [(Version, Cipher); 2] =
-    [(Version::Tls12, Cipher::Aes128Gcm), (Version::Tls13, Cipher::Aes128Gcm)];
+pub const FORMS: [(Version, Cipher); 2] = [
+    (Version::Tls12, Cipher::Aes128Gcm),
+    (Version::Tls13, Cipher::Aes128Gcm),
+];
 
 pub struct Link {
     pub op: Arc<Op>,
@@ -50,7 +52,9 @@ impl Link {
 
     pub fn over(pair: (TcpStream, TcpStream), version: Version, cipher: Cipher) -> Link {
         let link = Link::detached(pair, version, cipher);
-        link.op.attach(&link.tcp, Some(&link.tx), Some(&link.rx)).expect("attach");
+        link.op
+            .attach(&link.tcp, Some(&link.tx), Some(&link.rx))
+            .expect("attach");
         link
     }
 
@@ -59,7 +63,13 @@ impl Link {
         let tx = Keys::random(version, cipher);
         let rx = Keys::random(version, cipher);
         let peer = Peer::new(pair.1, rx.clone(), tx.clone());
-        Link { op: Arc::new(Op::new(cipher.name())), tcp: pair.0, peer, tx, rx }
+        Link {
+            op: Arc::new(Op::new(cipher.name())),
+            tcp: pair.0,
+            peer,
+            tx,
+            rx,
+        }
     }
 
     /// Sends `data` from a thread of its own and returns the records.
@@ -72,7 +82,10 @@ impl Link {
         while have < data.len() {
             let record = self.peer.recv().expect("a record");
             assert_eq!(record.kind, DATA);
-            assert!(data[have..].starts_with(&record.data), "bytes differ after {have}");
+            assert!(
+                data[have..].starts_with(&record.data),
+                "bytes differ after {have}"
+            );
             assert!(!record.data.is_empty(), "an empty record");
             have += record.data.len();
             records.push(record);
@@ -113,8 +126,10 @@ pub fn duo(
     let there = Keys::random(version, cipher);
     let back = Keys::random(version, cipher);
     let (a, b) = (Op::new(cipher.name()), Op::new(cipher.name()));
-    a.attach(&pair.0, Some(&there), Some(&back)).expect("attach");
-    b.attach(&pair.1, Some(&back), Some(&there)).expect("attach");
+    a.attach(&pair.0, Some(&there), Some(&back))
+        .expect("attach");
+    b.attach(&pair.1, Some(&back), Some(&there))
+        .expect("attach");
     [(Arc::new(a), pair.0), (Arc::new(b), pair.1)]
 }
 

@@ -83,7 +83,13 @@ impl Keys {
 
     pub fn random_at(version: Version, cipher: Cipher, seq: u64) -> Keys {
         let iv = random(12).try_into().expect("twelve bytes");
-        Keys { version, cipher, key: random(cipher.key_len()), iv, seq }
+        Keys {
+            version,
+            cipher,
+            key: random(cipher.key_len()),
+            iv,
+            seq,
+        }
     }
 
     /// Does each record carry eight bytes of its nonce?

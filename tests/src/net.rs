@@ -23,7 +23,11 @@ pub fn pair_on(
     let listener = TcpListener::bind(addr).expect("listen");
     far(&listener);
     let to = listener.local_addr().expect("address");
-    let family = if to.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    let family = if to.is_ipv6() {
+        libc::AF_INET6
+    } else {
+        libc::AF_INET
+    };
     let socket = sys::socket(family, libc::SOCK_STREAM, 0).expect("socket");
     near(&socket);
     connect(&socket, to).expect("connect");
@@ -93,7 +97,11 @@ pub fn new_namespace() {
 
 /// poll() on one fd; 0 when the time is over.
 pub fn poll(fd: &impl AsRawFd, events: i16, limit: Duration) -> i16 {
-    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    let mut p = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    };
     loop {
         // SAFETY: one pollfd.
         match cvt_int(unsafe { libc::poll(&mut p, 1, limit.as_millis() as i32) }) {
@@ -146,11 +154,19 @@ impl Epoll {
     pub fn new(fd: &impl AsRawFd, events: i32) -> Epoll {
         // SAFETY: no memory is passed.
         let ep = cvt_int(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).expect("epoll");
-        let mut event = libc::epoll_event { events: events as u32, u64: 1 };
+        let mut event = libc::epoll_event {
+            events: events as u32,
+            u64: 1,
+        };
         // SAFETY: `ep` is new and owned by nobody else; the event is valid.
         let ep = unsafe {
-            cvt_int(libc::epoll_ctl(ep, libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &mut event))
-                .expect("epoll_ctl");
+            cvt_int(libc::epoll_ctl(
+                ep,
+                libc::EPOLL_CTL_ADD,
+                fd.as_raw_fd(),
+                &mut event,
+            ))
+            .expect("epoll_ctl");
             OwnedFd::from_raw_fd(ep)
         };
         Epoll(ep)
@@ -174,7 +190,9 @@ impl Epoll {
 
 /// The number of this process's open fds.
 pub fn open_fds() -> usize {
-    std::fs::read_dir("/proc/self/fd").map(Iterator::count).expect("/proc/self/fd")
+    std::fs::read_dir("/proc/self/fd")
+        .map(Iterator::count)
+        .expect("/proc/self/fd")
 }
 
 /// Reads what is there and what comes until `len` bytes are read.
@@ -201,7 +219,9 @@ impl Sockmap {
         for (at, word) in [BPF_MAP_TYPE_SOCKMAP, 4, 4, 1].into_iter().enumerate() {
             attr[at * 4..at * 4 + 4].copy_from_slice(&word.to_ne_bytes());
         }
-        Sockmap(sys::own(sys::bpf(BPF_MAP_CREATE, &mut attr).expect("sockmap")))
+        Sockmap(sys::own(
+            sys::bpf(BPF_MAP_CREATE, &mut attr).expect("sockmap"),
+        ))
     }
 
     pub fn insert(&self, fd: &impl AsRawFd) -> Res<()> {

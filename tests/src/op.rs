@@ -51,9 +51,8 @@ impl Parent {
     pub fn accept(&self) -> Res<Op> {
         let none = std::ptr::null_mut();
         // SAFETY: no address is asked for.
-        let fd = unsafe {
-            libc::accept4(self.0.as_raw_fd(), none, none.cast(), libc::SOCK_CLOEXEC)
-        };
+        let fd =
+            unsafe { libc::accept4(self.0.as_raw_fd(), none, none.cast(), libc::SOCK_CLOEXEC) };
         cvt_int(fd).map(|fd| Op(sys::own(fd)))
     }
 }
@@ -80,7 +79,15 @@ impl Attach {
             }
             info
         };
-        Attach { size: 128, fd, flags: 0, tx_max: 0, reserved: 0, tx: room(tx), rx: room(rx) }
+        Attach {
+            size: 128,
+            fd,
+            flags: 0,
+            tx_max: 0,
+            reserved: 0,
+            tx: room(tx),
+            rx: room(rx),
+        }
     }
 
     pub fn bytes(&self) -> [u8; 128] {
@@ -155,7 +162,11 @@ impl Op {
         self.detach_raw(&mut b)?;
         let word = |at: usize| u64::from_be_bytes(b[at..at + 8].try_into().expect("eight"));
         let len = u32::from_ne_bytes(b[16..20].try_into().expect("four")) as usize;
-        Ok(Detached { seq: word(24), nonce: word(32), staged: room[..len].to_vec() })
+        Ok(Detached {
+            seq: word(24),
+            nonce: word(32),
+            staged: room[..len].to_vec(),
+        })
     }
 
     pub fn detach_raw(&self, detach: &mut [u8]) -> Res<usize> {
@@ -173,7 +184,12 @@ impl Op {
         let half = |at: usize| u16::from_ne_bytes([raw[at], raw[at + 1]]);
         let (version, cipher) = (half(0), half(2));
         let seq = u64::from_be_bytes(raw[len - 8..].try_into().expect("eight"));
-        Ok(State { version, cipher, seq, raw })
+        Ok(State {
+            version,
+            cipher,
+            seq,
+            raw,
+        })
     }
 
     pub fn seq(&self, dir: Dir) -> u64 {
@@ -246,7 +262,13 @@ impl Op {
     }
 
     /// `ALG_TLS_IOC_SENDFILE`; returns new offset and bytes sent.
-    pub fn sendfile(&self, file: &impl AsRawFd, at: u64, count: u64, flags: i32) -> Res<(u64, u64)> {
+    pub fn sendfile(
+        &self,
+        file: &impl AsRawFd,
+        at: u64,
+        count: u64,
+        flags: i32,
+    ) -> Res<(u64, u64)> {
         let mut arg = [0u64; 3];
         let low = u64::from(file.as_raw_fd() as u32);
         arg[0] = low | (u64::from((flags | libc::MSG_NOSIGNAL) as u32) << 32);

@@ -40,7 +40,10 @@ pub enum Fault {
     Silence,
     Header([u8; 5]),
     /// Not the explicit nonce that is next.
-    Nonce { wire: u64, expected: u64 },
+    Nonce {
+        wire: u64,
+        expected: u64,
+    },
     /// Wrong key, wrong sequence number or damaged.
     Tag,
     NoContentType,
@@ -76,12 +79,10 @@ impl Aead {
             Cipher::Aes256Gcm => {
                 Aead::Gcm256(Box::new(Aes256Gcm::new_from_slice(&keys.key).expect(bad)))
             }
-            Cipher::Aes128Ccm => {
-                Aead::Ccm128(Box::new(Ccm::new_from_slice(&keys.key).expect(bad)))
-            }
-            Cipher::ChaCha20 => {
-                Aead::ChaCha(Box::new(ChaCha20Poly1305::new_from_slice(&keys.key).expect(bad)))
-            }
+            Cipher::Aes128Ccm => Aead::Ccm128(Box::new(Ccm::new_from_slice(&keys.key).expect(bad))),
+            Cipher::ChaCha20 => Aead::ChaCha(Box::new(
+                ChaCha20Poly1305::new_from_slice(&keys.key).expect(bad),
+            )),
         }
     }
 
@@ -116,7 +117,10 @@ pub struct Half {
 
 impl Half {
     pub fn new(keys: Keys) -> Half {
-        Half { aead: Aead::new(&keys), keys }
+        Half {
+            aead: Aead::new(&keys),
+            keys,
+        }
     }
 
     pub fn seq(&self) -> u64 {
@@ -166,7 +170,11 @@ impl Half {
                 assert_eq!(pad, 0, "TLS 1.2 has no padding for AEAD");
                 let aad = self.aad12(kind, text.len());
                 self.aead.seal(&nonce, &aad, &mut text);
-                let explicit = if self.keys.explicit_nonce() { &nonce[4..] } else { &[] };
+                let explicit = if self.keys.explicit_nonce() {
+                    &nonce[4..]
+                } else {
+                    &[]
+                };
                 wire.extend(header(kind, explicit.len() + text.len()));
                 wire.extend(explicit);
             }
@@ -210,7 +218,10 @@ impl Half {
         }
         let mut text = body.to_vec();
         self.aead.open(&self.nonce(), &head, &mut text)?;
-        let end = text.iter().rposition(|b| *b != 0).ok_or(Fault::NoContentType)?;
+        let end = text
+            .iter()
+            .rposition(|b| *b != 0)
+            .ok_or(Fault::NoContentType)?;
         let kind = text[end];
         text.truncate(end);
         Ok(Record { kind, data: text })
@@ -225,12 +236,18 @@ impl Half {
         let (wire_nonce, text) = body.split_at(explicit);
         if explicit == 8 && *wire_nonce != nonce[4..] {
             let wire = u64::from_be_bytes(wire_nonce.try_into().expect("eight bytes"));
-            return Err(Fault::Nonce { wire, expected: self.keys.nonce() });
+            return Err(Fault::Nonce {
+                wire,
+                expected: self.keys.nonce(),
+            });
         }
         let mut text = text.to_vec();
         let aad = self.aad12(head[0], text.len() - 16);
         self.aead.open(&nonce, &aad, &mut text)?;
-        Ok(Record { kind: head[0], data: text })
+        Ok(Record {
+            kind: head[0],
+            data: text,
+        })
     }
 }
 
@@ -255,7 +272,11 @@ impl Peer {
         let limit = Some(std::time::Duration::from_secs(20));
         tcp.set_read_timeout(limit).expect("SO_RCVTIMEO");
         tcp.set_write_timeout(limit).expect("SO_SNDTIMEO");
-        Peer { tcp, tx: Half::new(tx), rx: Half::new(rx) }
+        Peer {
+            tcp,
+            tx: Half::new(tx),
+            rx: Half::new(rx),
+        }
     }
 
     pub fn raw(&mut self, wire: &[u8]) {

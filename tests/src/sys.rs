@@ -34,7 +34,11 @@ pub fn cvt(ret: isize) -> Res<usize> {
 }
 
 pub fn cvt_int(ret: i32) -> Res<i32> {
-    if ret < 0 { Err(io::Error::last_os_error().into()) } else { Ok(ret) }
+    if ret < 0 {
+        Err(io::Error::last_os_error().into())
+    } else {
+        Ok(ret)
+    }
 }
 
 pub fn own(fd: RawFd) -> OwnedFd {
@@ -70,7 +74,13 @@ pub fn getsockopt(fd: &impl AsRawFd, level: i32, name: i32, value: &mut [u8]) ->
     let mut len = value.len() as libc::socklen_t;
     // SAFETY: the slice is writable for `len` bytes.
     cvt_int(unsafe {
-        libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &mut len)
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
+            &mut len,
+        )
     })?;
     Ok(len as usize)
 }
@@ -95,7 +105,10 @@ pub struct Control(pub [u8; 64]);
 pub fn sendmsg(fd: &impl AsRawFd, parts: &[&[u8]], control: &[u8], flags: i32) -> Res<usize> {
     let mut iov: Vec<libc::iovec> = parts
         .iter()
-        .map(|p| libc::iovec { iov_base: p.as_ptr().cast_mut().cast(), iov_len: p.len() })
+        .map(|p| libc::iovec {
+            iov_base: p.as_ptr().cast_mut().cast(),
+            iov_len: p.len(),
+        })
         .collect();
     // SAFETY: all zero is a valid msghdr.
     let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -124,7 +137,10 @@ pub fn recvmsg(
 ) -> Res<Received> {
     let mut iov: Vec<libc::iovec> = parts
         .iter_mut()
-        .map(|p| libc::iovec { iov_base: p.as_mut_ptr().cast(), iov_len: p.len() })
+        .map(|p| libc::iovec {
+            iov_base: p.as_mut_ptr().cast(),
+            iov_len: p.len(),
+        })
         .collect();
     // SAFETY: all zero is a valid msghdr.
     let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -136,14 +152,21 @@ pub fn recvmsg(
     }
     // SAFETY: the vectors and slices that msg points to outlive the call.
     let len = cvt(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut msg, flags) })?;
-    Ok(Received { len, control: msg.msg_controllen, flags: msg.msg_flags })
+    Ok(Received {
+        len,
+        control: msg.msg_controllen,
+        flags: msg.msg_flags,
+    })
 }
 
 /// recvmsg() with iovecs given as raw addresses, for calls that must fault.
 pub fn recvmsg_at(fd: &impl AsRawFd, parts: &[(usize, usize)], flags: i32) -> Res<usize> {
     let mut iov: Vec<libc::iovec> = parts
         .iter()
-        .map(|p| libc::iovec { iov_base: p.0 as *mut libc::c_void, iov_len: p.1 })
+        .map(|p| libc::iovec {
+            iov_base: p.0 as *mut libc::c_void,
+            iov_len: p.1,
+        })
         .collect();
     // SAFETY: all zero is a valid msghdr.
     let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -158,7 +181,10 @@ pub fn recvmsg_at(fd: &impl AsRawFd, parts: &[(usize, usize)], flags: i32) -> Re
 pub fn sendmsg_at(fd: &impl AsRawFd, parts: &[(usize, usize)], flags: i32) -> Res<usize> {
     let mut iov: Vec<libc::iovec> = parts
         .iter()
-        .map(|p| libc::iovec { iov_base: p.0 as *mut libc::c_void, iov_len: p.1 })
+        .map(|p| libc::iovec {
+            iov_base: p.0 as *mut libc::c_void,
+            iov_len: p.1,
+        })
         .collect();
     // SAFETY: all zero is a valid msghdr.
     let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -216,7 +242,11 @@ pub fn dup(fd: &impl AsRawFd) -> OwnedFd {
 pub fn nonblocking(fd: &impl AsRawFd, on: bool) {
     // SAFETY: no memory is passed.
     let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
-    let flags = if on { flags | libc::O_NONBLOCK } else { flags & !libc::O_NONBLOCK };
+    let flags = if on {
+        flags | libc::O_NONBLOCK
+    } else {
+        flags & !libc::O_NONBLOCK
+    };
     // SAFETY: as above.
     cvt_int(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).expect("F_SETFL");
 }

@@ -25,10 +25,7 @@ pub fn in_vm_for(limit: Duration, body: impl FnOnce() + Send + 'static) {
 
 /// Runs `body` on a thread of its own and fails if it is not done in time.
 /// The thread of a body that hangs is left behind.
-pub fn within<T: Send + 'static>(
-    limit: Duration,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> T {
+pub fn within<T: Send + 'static>(limit: Duration, body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = channel();
     let thread = thread::spawn(move || {
         let value = body();

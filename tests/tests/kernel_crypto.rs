@@ -21,7 +21,12 @@ fn drivers() -> Vec<(String, String, i64, i64)> {
                 })
             };
             let number = |name| field(name)?.parse().ok();
-            Some((field("name")?, field("driver")?, number("priority")?, number("refcnt")?))
+            Some((
+                field("name")?,
+                field("driver")?,
+                number("priority")?,
+                number("refcnt")?,
+            ))
         })
         .collect()
 }
@@ -51,7 +56,11 @@ fn the_fast_gcm_driver_is_used() {
             .expect("gcm(aes)");
         let idle = best.3;
         let link = Link::any();
-        let held = drivers().into_iter().find(|d| d.1 == best.1).expect("driver").3;
+        let held = drivers()
+            .into_iter()
+            .find(|d| d.1 == best.1)
+            .expect("driver")
+            .3;
         assert!(held > idle, "{} is the best and is not used", best.1);
         drop(link);
     });
@@ -67,9 +76,21 @@ fn d13_several_aead_drivers() {
         works(Version::Tls12, Cipher::Aes128Ccm);
         works(Version::Tls13, Cipher::ChaCha20);
         let cases = [
-            ("gcm_base(ctr(aes-generic),ghash-generic)", "gcm(aes)", Cipher::Aes128Gcm),
-            ("cryptd(gcm_base(ctr(aes-generic),ghash-generic))", "gcm(aes)", Cipher::Aes256Gcm),
-            ("ccm_base(ctr(aes-generic),cbcmac(aes-generic))", "ccm(aes)", Cipher::Aes128Ccm),
+            (
+                "gcm_base(ctr(aes-generic),ghash-generic)",
+                "gcm(aes)",
+                Cipher::Aes128Gcm,
+            ),
+            (
+                "cryptd(gcm_base(ctr(aes-generic),ghash-generic))",
+                "gcm(aes)",
+                Cipher::Aes256Gcm,
+            ),
+            (
+                "ccm_base(ctr(aes-generic),cbcmac(aes-generic))",
+                "ccm(aes)",
+                Cipher::Aes128Ccm,
+            ),
             (
                 "rfc7539(chacha20-generic,poly1305-generic)",
                 "rfc7539(chacha20,poly1305)",
@@ -78,7 +99,10 @@ fn d13_several_aead_drivers() {
         ];
         for (driver, name, cipher) in cases {
             crypto_user(driver, 9000).unwrap_or_else(|e| panic!("{driver}: {e:?}"));
-            let best = drivers().into_iter().filter(|d| d.0 == name).max_by_key(|d| d.2);
+            let best = drivers()
+                .into_iter()
+                .filter(|d| d.0 == name)
+                .max_by_key(|d| d.2);
             assert_eq!(best.expect("a driver").1, driver);
             works(Version::Tls12, cipher);
             works(Version::Tls13, cipher);
@@ -130,7 +154,10 @@ fn memory_holds(hidden: &[u8], first: bool) -> usize {
     kcore.read_exact_at(&mut block[..4096], 0).unwrap();
     block.fill(0);
     std::hint::black_box(&block);
-    assert!(first || seen > 1 << 30, "only {seen} bytes of memory were seen");
+    assert!(
+        first || seen > 1 << 30,
+        "only {seen} bytes of memory were seen"
+    );
     hits
 }
 
@@ -150,7 +177,10 @@ fn no_key_stays_in_memory() {
             std::hint::black_box(&copy);
         }
         op.send_all(b"use it");
-        assert!(memory_holds(&hidden, true) > 0, "the search does not find a key in use");
+        assert!(
+            memory_holds(&hidden, true) > 0,
+            "the search does not find a key in use"
+        );
         op.detach(Dir::Tx).expect("detach");
         drop((op, near));
         let left = memory_holds(&hidden, false);

@@ -5,7 +5,9 @@ use std::io::Read;
 use std::net::Shutdown;
 
 use ktlsshim_tests::keys::random;
-use ktlsshim_tests::peer::{ALERT, CCS, CLOSE_NOTIFY, DATA, HANDSHAKE, Half, KEY_UPDATE, MAX, header};
+use ktlsshim_tests::peer::{
+    ALERT, CCS, CLOSE_NOTIFY, DATA, HANDSHAKE, Half, KEY_UPDATE, MAX, header,
+};
 use ktlsshim_tests::sys;
 use ktlsshim_tests::*;
 use libc::*;
@@ -14,7 +16,10 @@ use libc::*;
 fn sticks(link: &Link, errno: i32, wire: &[u8]) {
     for _ in 0..2 {
         assert_eq!(link.op.take(100, MSG_DONTWAIT), fail(errno));
-        assert_eq!(link.op.recv_record(100, MSG_DONTWAIT).err(), Some(Errno(errno)));
+        assert_eq!(
+            link.op.recv_record(100, MSG_DONTWAIT).err(),
+            Some(Errno(errno))
+        );
         assert_eq!(link.op.take(100, MSG_PEEK | MSG_DONTWAIT), fail(errno));
     }
     let seq = link.op.seq(Dir::Rx);
@@ -39,8 +44,15 @@ fn eio_parks_every_reader_until_the_record_is_taken() {
                 assert_eq!(link.op.take(100, MSG_PEEK), fail(EIO));
             }
             let op = link.op.clone();
-            assert_eq!(std::thread::spawn(move || op.take(9, 0)).join().unwrap(), fail(EIO));
-            assert_eq!(sys::unread(&link.tcp), wire.len(), "it stays on the TCP socket");
+            assert_eq!(
+                std::thread::spawn(move || op.take(9, 0)).join().unwrap(),
+                fail(EIO)
+            );
+            assert_eq!(
+                sys::unread(&link.tcp),
+                wire.len(),
+                "it stays on the TCP socket"
+            );
             assert_eq!(link.op.seq(Dir::Rx), 0);
             assert_eq!(link.op.recv_record(100, 0), Ok((Some(ALERT), vec![1, 90])));
             assert_eq!(link.op.recv_exact(9), b"behind it");
@@ -88,7 +100,8 @@ fn other_handshake_messages_want_no_key() {
         assert_eq!(link.op.recv_record(100, 0).unwrap().0, Some(HANDSHAKE));
         assert_eq!(link.op.recv_exact(1), b"!");
         // A ticket and a KeyUpdate in one record.
-        link.peer.send(HANDSHAKE, &[&[4, 0, 0, 1, 9], KEY_UPDATE].concat());
+        link.peer
+            .send(HANDSHAKE, &[&[4, 0, 0, 1, 9], KEY_UPDATE].concat());
         assert_eq!(link.op.recv_record(100, 0).unwrap().0, Some(HANDSHAKE));
         assert_eq!(link.op.take(1, MSG_DONTWAIT), fail(EKEYEXPIRED));
         // TLS 1.2 has no KeyUpdate.
@@ -226,7 +239,10 @@ fn urgent_data_inside_a_record_is_estrpipe() {
         link.check_rx();
         let wire = link.peer.tx.seal(DATA, b"urgent", 0);
         link.peer.raw(&wire[..10]);
-        assert_eq!(sys::sendmsg(&link.peer.tcp, &[&wire[10..12]], &[], MSG_OOB), Ok(2));
+        assert_eq!(
+            sys::sendmsg(&link.peer.tcp, &[&wire[10..12]], &[], MSG_OOB),
+            Ok(2)
+        );
         link.peer.raw(&wire[12..]);
         assert!(eventually(|| link.op.take(10, MSG_DONTWAIT) != fail(EAGAIN)));
         for _ in 0..2 {
@@ -247,7 +263,10 @@ fn a_strangers_read_is_estale() {
             (&link.tcp).read_exact(&mut byte).unwrap();
             for _ in 0..3 {
                 assert_eq!(link.op.take(10, MSG_DONTWAIT), fail(ESTALE));
-                assert_eq!(link.op.recv_record(10, MSG_DONTWAIT).err(), Some(Errno(ESTALE)));
+                assert_eq!(
+                    link.op.recv_record(10, MSG_DONTWAIT).err(),
+                    Some(Errno(ESTALE))
+                );
             }
             link.check_tx();
         }
@@ -378,14 +397,24 @@ fn the_sequence_number_never_wraps() {
             let op = Op::new(cipher.name());
             op.attach(&near, Some(&tx), Some(&rx)).expect("attach");
             let peer = Peer::new(far, rx.clone(), tx.clone());
-            let mut link = Link { op: op.into(), tcp: near, peer, tx, rx };
+            let mut link = Link {
+                op: op.into(),
+                tcp: near,
+                peer,
+                tx,
+                rx,
+            };
             link.check();
             link.check();
             let wire = link.peer.tx.seal(DATA, b"one too many", 0);
             link.peer.raw(&wire);
             link.arrived(wire.len());
             for _ in 0..2 {
-                assert_eq!(link.op.send(b"x", 0), fail(EOVERFLOW), "{version:?} {cipher:?}");
+                assert_eq!(
+                    link.op.send(b"x", 0),
+                    fail(EOVERFLOW),
+                    "{version:?} {cipher:?}"
+                );
                 assert_eq!(link.op.send_record(ALERT, CLOSE_NOTIFY, 0), fail(EOVERFLOW));
                 assert_eq!(link.op.take(10, MSG_DONTWAIT), fail(EOVERFLOW));
             }

@@ -29,11 +29,7 @@ fn filled_pipe(data: &[u8]) -> OwnedFd {
 
 /// sendfile(2) or the ioctl until `len` bytes are sent, on its own thread,
 /// while the peer reads and compares.
-fn transfer(
-    link: &mut Link,
-    data: &[u8],
-    send: impl FnOnce(&Op) + Send + 'static,
-) -> Vec<usize> {
+fn transfer(link: &mut Link, data: &[u8], send: impl FnOnce(&Op) + Send + 'static) -> Vec<usize> {
     let op = link.op.clone();
     let sender = std::thread::spawn(move || send(&op));
     let mut have = 0;
@@ -41,7 +37,10 @@ fn transfer(
     while have < data.len() {
         let record = link.peer.recv().expect("a record");
         assert_eq!(record.kind, DATA);
-        assert!(data[have..].starts_with(&record.data), "bytes differ after {have}");
+        assert!(
+            data[have..].starts_with(&record.data),
+            "bytes differ after {have}"
+        );
         have += record.data.len();
         sizes.push(record.data.len());
     }
@@ -101,7 +100,10 @@ fn sendfile_between_records_keeps_the_order() {
             assert_eq!(sys::sendfile(&*link.op, &file, &mut at, 9000), Ok(9000));
             assert_eq!(link.op.send(b"tail", 0), Ok(4));
             assert_eq!(link.op.send_record(ALERT, CLOSE_NOTIFY, 0), Ok(2));
-            assert_eq!(link.peer.expect(9008), [b"head", &data[..], b"tail"].concat());
+            assert_eq!(
+                link.peer.expect(9008),
+                [b"head", &data[..], b"tail"].concat()
+            );
             assert_eq!(link.peer.recv().unwrap().kind, ALERT);
         }
     });
@@ -120,7 +122,10 @@ fn a_file_of_a_disk_is_sent_too() {
         });
         let file = File::open(&path).unwrap();
         transfer(&mut link, &data[..len], move |op| {
-            assert_eq!(op.sendfile(&file, 0, len as u64, 0), Ok((len as u64, len as u64)));
+            assert_eq!(
+                op.sendfile(&file, 0, len as u64, 0),
+                Ok((len as u64, len as u64))
+            );
         });
     });
 }
@@ -153,13 +158,33 @@ fn the_ioctl_heeds_offset_count_and_tx_max() {
         for size in [1000, 1000, 500] {
             assert_eq!(link.peer.recv().unwrap().data.len(), size);
         }
-        assert_eq!(link.op.sendfile(&file, 9990, 500, 0), Ok((10_000, 10)), "short file");
+        assert_eq!(
+            link.op.sendfile(&file, 9990, 500, 0),
+            Ok((10_000, 10)),
+            "short file"
+        );
         assert_eq!(link.peer.expect(10), &data[9990..]);
-        assert_eq!(link.op.sendfile(&file, 10_000, 500, 0), Ok((10_000, 0)), "at the end");
-        assert_eq!(link.op.sendfile(&file, 1 << 40, 500, 0), Ok((1 << 40, 0)), "beyond the end");
-        assert_eq!(link.op.sendfile(&file, 5, 0, 0), Ok((5, 0)), "nothing asked for");
+        assert_eq!(
+            link.op.sendfile(&file, 10_000, 500, 0),
+            Ok((10_000, 0)),
+            "at the end"
+        );
+        assert_eq!(
+            link.op.sendfile(&file, 1 << 40, 500, 0),
+            Ok((1 << 40, 0)),
+            "beyond the end"
+        );
+        assert_eq!(
+            link.op.sendfile(&file, 5, 0, 0),
+            Ok((5, 0)),
+            "nothing asked for"
+        );
         assert_eq!(link.op.seq(Dir::Tx), 4);
-        assert_eq!((&file).stream_position().unwrap(), 0, "the file's own position stays");
+        assert_eq!(
+            (&file).stream_position().unwrap(),
+            0,
+            "the file's own position stays"
+        );
         link.check();
     });
 }
@@ -168,8 +193,11 @@ fn the_ioctl_heeds_offset_count_and_tx_max() {
 fn the_ioctl_with_dontwait_goes_on_where_it_stopped() {
     in_vm(|| {
         for (version, cipher) in FORMS {
-            let pair =
-                net::pair_on("127.0.0.1:0", |n| net::sndbuf(n, 40_000), |f| net::rcvbuf(f, 9000));
+            let pair = net::pair_on(
+                "127.0.0.1:0",
+                |n| net::sndbuf(n, 40_000),
+                |f| net::rcvbuf(f, 9000),
+            );
             let mut link = Link::over(pair, version, cipher);
             let data = pattern(600_001);
             let file = file_of(&data);
@@ -201,7 +229,12 @@ fn the_ioctl_refuses_what_it_cannot_read() {
     in_vm(|| {
         let mut link = Link::any();
         let path = std::env::temp_dir().join(format!("ktlsshim-{}", std::process::id()));
-        let only = OpenOptions::new().write(true).create(true).truncate(true).open(&path).unwrap();
+        let only = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .unwrap();
         std::fs::remove_file(&path).unwrap();
         let op = &*link.op;
         assert_eq!(op.sendfile(&only, 0, 10, 0), fail(EBADF), "write only");
@@ -216,14 +249,28 @@ fn the_ioctl_refuses_what_it_cannot_read() {
         assert_eq!(op.sendfile(&No, 0, 10, 0), fail(EBADF));
         let file = file_of(b"0123456789");
         for flag in [MSG_OOB, MSG_ZEROCOPY, MSG_FASTOPEN, MSG_PEEK, MSG_EOR] {
-            assert_eq!(op.sendfile(&file, 0, 10, flag), fail(EOPNOTSUPP), "{flag:#x}");
+            assert_eq!(
+                op.sendfile(&file, 0, 10, flag),
+                fail(EOPNOTSUPP),
+                "{flag:#x}"
+            );
         }
-        assert!(op.sendfile(&file, u64::MAX - 3, 10, 0).is_err(), "offset wraps");
-        assert!(op.sendfile(&file, 1 << 63, 10, 0).is_err(), "negative offset");
+        assert!(
+            op.sendfile(&file, u64::MAX - 3, 10, 0).is_err(),
+            "offset wraps"
+        );
+        assert!(
+            op.sendfile(&file, 1 << 63, 10, 0).is_err(),
+            "negative offset"
+        );
         let idle = Op::new("gcm(aes)");
         assert_eq!(idle.sendfile(&file, 0, 10, 0), fail(ENOTCONN));
         assert_eq!(link.op.seq(Dir::Tx), 0);
-        assert_eq!(link.op.sendfile(&file, 0, u64::MAX, 0), Ok((10, 10)), "all there is");
+        assert_eq!(
+            link.op.sendfile(&file, 0, u64::MAX, 0),
+            Ok((10, 10)),
+            "all there is"
+        );
         assert_eq!(link.peer.expect(10), b"0123456789");
         link.check();
     });
@@ -261,7 +308,11 @@ fn splice_with_more_and_control_in_between() {
                 sent += sys::splice(&pipe, &*link.op, 6000 - sent, SPLICE_F_MORE).expect("splice");
             }
             assert_eq!(link.op.send_record(ALERT, CLOSE_NOTIFY, 0), Ok(2));
-            assert_eq!(link.peer.expect(6000), data, "bytes reported as sent are on the wire");
+            assert_eq!(
+                link.peer.expect(6000),
+                data,
+                "bytes reported as sent are on the wire"
+            );
             assert_eq!(link.peer.recv().unwrap().kind, ALERT);
         }
     });
@@ -417,7 +468,10 @@ fn splice_out_meets_control_records_eof_and_nothing() {
         let (_out, input) = sys::pipe();
         sys::nonblocking(&input, true);
         while sys::write(&input, &[0; 4096]).is_ok() {}
-        assert_eq!(sys::splice(&*link.op, &input, 4, SPLICE_F_NONBLOCK), fail(EAGAIN));
+        assert_eq!(
+            sys::splice(&*link.op, &input, 4, SPLICE_F_NONBLOCK),
+            fail(EAGAIN)
+        );
         assert_eq!(link.op.recv_exact(4), b"data", "still there");
     });
 }

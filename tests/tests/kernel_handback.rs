@@ -26,7 +26,11 @@ fn stage(link: &mut Link, wire: &[u8]) -> std::thread::JoinHandle<()> {
     let before = counters::Counters::read();
     let writer = std::thread::spawn(move || drop(tcp.write_all(&copy)));
     let staged = eventually(|| {
-        assert_eq!(link.op.take(1, MSG_DONTWAIT | MSG_PEEK), fail(EAGAIN), "not whole yet");
+        assert_eq!(
+            link.op.take(1, MSG_DONTWAIT | MSG_PEEK),
+            fail(EAGAIN),
+            "not whole yet"
+        );
         counters::Counters::read().since(&before, "AlgTlsRxStaged") > 0
     });
     assert!(staged, "nothing was staged");
@@ -46,7 +50,10 @@ fn read_back_gives_the_state_and_no_key() {
                     assert_eq!(state.seq, turn);
                     let clean = keys.crypto_info();
                     assert_eq!(state.raw.len(), clean.len());
-                    let leak = state.raw.windows(4).any(|w| keys.key.windows(4).any(|k| k == w));
+                    let leak = state
+                        .raw
+                        .windows(4)
+                        .any(|w| keys.key.windows(4).any(|k| k == w));
                     assert!(!leak, "key bytes in {:?}", state.raw);
                 }
                 if link.tx.explicit_nonce() {
@@ -66,7 +73,10 @@ fn read_back_with_too_little_room_is_einval() {
         let link = Link::any();
         for len in [0, 2, 4, 39] {
             let got = sys::getsockopt(&*link.op, op::SOL_TLS, op::TLS_TX, &mut vec![0; len]);
-            assert!(got == fail(EINVAL) || got == Ok(4) && len == 4, "{len}: {got:?}");
+            assert!(
+                got == fail(EINVAL) || got == Ok(4) && len == 4,
+                "{len}: {got:?}"
+            );
         }
     });
 }
@@ -103,11 +113,18 @@ fn detach_gives_number_and_nonce_and_attach_goes_on() {
                 assert_eq!(link.op.take(10, 0), fail(ENOTCONN));
                 link.peer.send(HANDSHAKE, b"client hello");
                 let wire = net::read_exact(&link.tcp, 12 + rx.overhead()).unwrap();
-                assert_eq!(Half::new(rx.clone()).open(&wire).unwrap().data, b"client hello");
+                assert_eq!(
+                    Half::new(rx.clone()).open(&wire).unwrap().data,
+                    b"client hello"
+                );
                 rx = rx.after(1);
 
-                link.op.attach(&link.tcp, Some(&tx), None).expect("TX again");
-                link.op.attach(&link.tcp, None, Some(&rx)).expect("RX again");
+                link.op
+                    .attach(&link.tcp, Some(&tx), None)
+                    .expect("TX again");
+                link.op
+                    .attach(&link.tcp, None, Some(&rx))
+                    .expect("RX again");
             }
             link.check();
         }
@@ -129,17 +146,23 @@ fn d08_control_records_are_handed_back_both_ways() {
             let back = link.op.detach(Dir::Rx).expect("detach");
             assert_eq!((back.seq, &back.staged[..]), (1, &b""[..]));
             assert_eq!(net::read_exact(&link.tcp, wire.len()).unwrap(), wire);
-            link.op.attach(&link.tcp, None, Some(&link.rx.after(2))).expect("attach at n+1");
+            link.op
+                .attach(&link.tcp, None, Some(&link.rx.after(2)))
+                .expect("attach at n+1");
             assert_eq!(link.op.recv_exact(14), b"data behind it");
 
             let back = link.op.detach(Dir::Tx).expect("detach");
             let mut half = Half::new(link.tx.after(back.seq));
-            assert_eq!(half.keys().explicit_nonce().then_some(half.keys().nonce()),
-                half.keys().explicit_nonce().then_some(back.nonce));
+            assert_eq!(
+                half.keys().explicit_nonce().then_some(half.keys().nonce()),
+                half.keys().explicit_nonce().then_some(back.nonce)
+            );
             let wire = half.seal(ALERT, &[1, 100], 0);
             (&link.tcp).write_all(&wire).unwrap();
             assert_eq!(link.peer.recv().unwrap().data, [1, 100]);
-            link.op.attach(&link.tcp, Some(half.keys()), None).expect("attach at n+1");
+            link.op
+                .attach(&link.tcp, Some(half.keys()), None)
+                .expect("attach at n+1");
             link.check();
         }
     });
@@ -229,13 +252,24 @@ fn a_used_number_or_nonce_of_the_same_key_is_refused() {
             for _ in 0..3 {
                 link.check_tx();
             }
-            assert_eq!(link.op.rekey(Dir::Tx, &link.tx), fail(EKEYREJECTED), "re-key");
-            assert_eq!(link.op.rekey(Dir::Tx, &link.tx.after(2)), fail(EKEYREJECTED));
+            assert_eq!(
+                link.op.rekey(Dir::Tx, &link.tx),
+                fail(EKEYREJECTED),
+                "re-key"
+            );
+            assert_eq!(
+                link.op.rekey(Dir::Tx, &link.tx.after(2)),
+                fail(EKEYREJECTED)
+            );
             link.check_tx();
             link.op.detach(Dir::Tx).expect("detach");
             for used in [0, 1, 3] {
                 let again = link.op.attach(&link.tcp, Some(&link.tx.after(used)), None);
-                assert_eq!(again, fail(EKEYREJECTED), "{version:?} {cipher:?} number {used}");
+                assert_eq!(
+                    again,
+                    fail(EKEYREJECTED),
+                    "{version:?} {cipher:?} number {used}"
+                );
             }
             if link.tx.explicit_nonce() {
                 let mut skewed = link.tx.after(4);
@@ -243,7 +277,9 @@ fn a_used_number_or_nonce_of_the_same_key_is_refused() {
                 let again = link.op.attach(&link.tcp, Some(&skewed), None);
                 assert_eq!(again, fail(EKEYREJECTED), "a new number, a used nonce");
             }
-            link.op.attach(&link.tcp, Some(&link.tx.after(4)), None).expect("the next number");
+            link.op
+                .attach(&link.tcp, Some(&link.tx.after(4)), None)
+                .expect("the next number");
             link.check();
         }
     });
@@ -273,7 +309,11 @@ fn a_malformed_detach_is_einval() {
         for (at, value) in [(0, 39), (0, 41), (0, 0), (4, 0), (4, 3), (5, 1), (20, 1)] {
             let mut bad = good;
             bad[at] = value;
-            assert_eq!(link.op.detach_raw(&mut bad), fail(EINVAL), "byte {at} is {value}");
+            assert_eq!(
+                link.op.detach_raw(&mut bad),
+                fail(EINVAL),
+                "byte {at} is {value}"
+            );
         }
         assert_eq!(link.op.detach_raw(&mut good[..39]), fail(EINVAL));
         link.check();
@@ -292,9 +332,14 @@ fn staged_bytes_come_back_with_detach() {
             assert!(!back.staged.is_empty() && back.staged.len() < wire.len());
             assert_eq!(back.seq, 0);
             let rest = net::read_exact(&link.tcp, wire.len() - back.staged.len()).unwrap();
-            assert!([back.staged, rest].concat() == wire, "{version:?} {cipher:?}");
+            assert!(
+                [back.staged, rest].concat() == wire,
+                "{version:?} {cipher:?}"
+            );
             writer.join().unwrap();
-            link.op.attach(&link.tcp, None, Some(&link.rx.after(1))).expect("attach at n+1");
+            link.op
+                .attach(&link.tcp, None, Some(&link.rx.after(1)))
+                .expect("attach at n+1");
             link.check_rx();
         }
     });
@@ -315,7 +360,12 @@ fn records_larger_than_the_window_are_read() {
             // The reader waits on the TCP fd only, as programs do.
             let mut got = Vec::new();
             while got.len() < data.len() {
-                assert_ne!(net::poll(&link.tcp, POLLIN, ms(10_000)), 0, "stuck at {}", got.len());
+                assert_ne!(
+                    net::poll(&link.tcp, POLLIN, ms(10_000)),
+                    0,
+                    "stuck at {}",
+                    got.len()
+                );
                 match link.op.take(MAX, MSG_DONTWAIT) {
                     Ok(piece) => got.extend(piece),
                     Err(e) => assert_eq!(e, Errno(EAGAIN)),
@@ -375,7 +425,10 @@ fn closing_the_op_while_staged_resets_rather_than_loses() {
         assert_eq!(link.peer.recv().err(), Some(Fault::Reset));
         let mut byte = [0];
         let got = sys::read(&link.tcp, &mut byte);
-        assert!(matches!(got, Err(Errno(ECONNRESET | ECONNABORTED))), "{got:?}");
+        assert!(
+            matches!(got, Err(Errno(ECONNRESET | ECONNABORTED))),
+            "{got:?}"
+        );
         writer.join().unwrap();
     });
 }

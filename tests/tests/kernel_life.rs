@@ -91,7 +91,9 @@ fn data_sent_before_close_arrives() {
             let data = pattern(200_000);
             let sent = link.op.send(&data, MSG_DONTWAIT).expect("send");
             assert!(sent > 0);
-            let Link { op, tcp, mut peer, .. } = link;
+            let Link {
+                op, tcp, mut peer, ..
+            } = link;
             if op_first {
                 drop(op);
                 drop(tcp);
@@ -166,7 +168,9 @@ fn an_op_outlives_its_parent_and_its_tcp_fd() {
         let mut link = Link::detached(net::pair(), Version::Tls12, Cipher::Aes256Gcm);
         link.op = parent.accept().unwrap().into();
         drop(parent);
-        link.op.attach(&link.tcp, Some(&link.tx), Some(&link.rx)).unwrap();
+        link.op
+            .attach(&link.tcp, Some(&link.tx), Some(&link.rx))
+            .unwrap();
         link.check();
         let epoll = net::Epoll::new(&*link.op, EPOLLIN);
         drop(link.tcp);
@@ -174,7 +178,11 @@ fn an_op_outlives_its_parent_and_its_tcp_fd() {
         let events = epoll.wait(ms(5000));
         assert_ne!(events & (EPOLLERR | EPOLLHUP), 0, "{events:#x}");
         assert_eq!(link.op.send(b"x", 0), fail(EPIPE));
-        assert!(link.op.rekey(Dir::Tx, &Keys::random(Version::Tls12, Cipher::Aes256Gcm)).is_err());
+        assert!(
+            link.op
+                .rekey(Dir::Tx, &Keys::random(Version::Tls12, Cipher::Aes256Gcm))
+                .is_err()
+        );
         link.op.detach(Dir::Rx).ok();
         drop(link.op);
         assert_eq!(epoll.wait(ms(0)), 0, "a closed op leaves the set");
@@ -188,7 +196,11 @@ fn a_socket_can_be_attached_again_by_a_new_op() {
         link.check();
         let (tx, rx) = (link.op.seq(Dir::Tx), link.op.seq(Dir::Rx));
         link.op = Op::new("gcm(aes)").into();
-        let again = link.op.attach(&link.tcp, Some(&link.tx.after(tx)), Some(&link.rx.after(rx)));
+        let again = link.op.attach(
+            &link.tcp,
+            Some(&link.tx.after(tx)),
+            Some(&link.rx.after(rx)),
+        );
         assert_eq!(again, Ok(()), "the claim ended with its op");
         link.check();
     });
@@ -204,7 +216,13 @@ fn counters_count_and_return_to_zero() {
             let mut link = Link::any();
             let idle = Op::new("gcm(aes)");
             let c = Counters::read();
-            let now = ["AlgTlsCurrTx", "AlgTlsCurrRx", "AlgTlsTx", "AlgTlsRx", "AlgTlsOps"];
+            let now = [
+                "AlgTlsCurrTx",
+                "AlgTlsCurrRx",
+                "AlgTlsTx",
+                "AlgTlsRx",
+                "AlgTlsOps",
+            ];
             assert_eq!(now.map(|n| c.get(n)), [1, 1, 1, 1, 2]);
             link.check();
             link.op.send_all(&[0; 16385]);
@@ -223,13 +241,21 @@ fn counters_count_and_return_to_zero() {
             link.op.rekey(Dir::Rx, &keys).unwrap();
             link.op.detach(Dir::Tx).unwrap();
             let c = Counters::read();
-            let names = ["AlgTlsTxRekey", "AlgTlsRxRekey", "AlgTlsTxDetach", "AlgTlsRxDetach"];
+            let names = [
+                "AlgTlsTxRekey",
+                "AlgTlsRxRekey",
+                "AlgTlsTxDetach",
+                "AlgTlsRxDetach",
+            ];
             assert_eq!(names.map(|n| c.get(n)), [1, 1, 1, 0]);
             assert_eq!((c.get("AlgTlsCurrTx"), c.get("AlgTlsCurrRx")), (0, 1));
             drop((link, idle));
             let c = Counters::read();
             let now = ["AlgTlsCurrTx", "AlgTlsCurrRx", "AlgTlsOps"];
-            assert!(eventually(|| now.iter().all(|n| Counters::read().get(n) == 0)), "{c:?}");
+            assert!(
+                eventually(|| now.iter().all(|n| Counters::read().get(n) == 0)),
+                "{c:?}"
+            );
             assert_eq!(c.get("AlgTlsTx"), 1, "totals stay");
         });
     });
@@ -280,7 +306,9 @@ fn each_kind_of_error_has_its_counter() {
             assert_eq!(link.op.take(1, 0), fail(ECONNABORTED));
             grew("AlgTlsErrTruncated");
             let link = Link::detached(net::pair(), Version::Tls13, Cipher::Aes128Gcm);
-            link.op.attach(&link.tcp, Some(&keys(u64::MAX)), None).unwrap();
+            link.op
+                .attach(&link.tcp, Some(&keys(u64::MAX)), None)
+                .unwrap();
             assert_eq!(link.op.send(b"x", 0), fail(EOVERFLOW));
             grew("AlgTlsErrSeqWrap");
         });
@@ -364,7 +392,9 @@ fn fds_in_flight_make_no_cycle() {
         // The sockets that carry them go in flight as well: a real cycle of
         // UNIX sockets, which the kernel's collector must be able to end.
         pass(&a, &[a.as_raw_fd(), b.as_raw_fd()]);
-        let Link { op, tcp, mut peer, .. } = link;
+        let Link {
+            op, tcp, mut peer, ..
+        } = link;
         drop((op, tcp));
         drop((a, b));
         // A new UNIX socket starts the collector.
@@ -424,10 +454,11 @@ fn many_connections_come_and_go() {
         for turn in 0..10 {
             let mut links: Vec<Link> = (0..20)
                 .map(|_| {
-                    let mut link =
-                        Link::detached(net::pair(), Version::Tls13, Cipher::Aes128Gcm);
+                    let mut link = Link::detached(net::pair(), Version::Tls13, Cipher::Aes128Gcm);
                     link.op = parent.accept().unwrap().into();
-                    link.op.attach(&link.tcp, Some(&link.tx), Some(&link.rx)).unwrap();
+                    link.op
+                        .attach(&link.tcp, Some(&link.tx), Some(&link.rx))
+                        .unwrap();
                     link
                 })
                 .collect();

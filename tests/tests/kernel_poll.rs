@@ -22,19 +22,28 @@ impl AsRawFd for Fd {
 
 /// The fds that a program may watch: its TCP fd, and the op.
 fn watched(link: &Link) -> [(&'static str, Fd); 2] {
-    [("TCP", Fd(link.tcp.as_raw_fd())), ("op", Fd(link.op.as_raw_fd()))]
+    [
+        ("TCP", Fd(link.tcp.as_raw_fd())),
+        ("op", Fd(link.op.as_raw_fd())),
+    ]
 }
 
 /// A link whose send buffer is soon full.
 fn narrow() -> Link {
-    let pair = net::pair_on("127.0.0.1:0", |n| net::sndbuf(n, 30_000), |f| net::rcvbuf(f, 9000));
+    let pair = net::pair_on(
+        "127.0.0.1:0",
+        |n| net::sndbuf(n, 30_000),
+        |f| net::rcvbuf(f, 9000),
+    );
     Link::over(pair, Version::Tls13, Cipher::Aes128Gcm)
 }
 
 /// Sends until EAGAIN; returns how many full records went.
 fn fill(link: &Link) -> usize {
     let data = pattern(MAX);
-    (0..1000).take_while(|_| link.op.send(&data, MSG_DONTWAIT) == Ok(MAX)).count()
+    (0..1000)
+        .take_while(|_| link.op.send(&data, MSG_DONTWAIT) == Ok(MAX))
+        .count()
 }
 
 /// D3: the callbacks of the TCP socket are never replaced, so every way to
@@ -99,7 +108,11 @@ fn edge_triggered_writers_are_woken_after_eagain() {
             let mut link = narrow();
             let (name, fd) = &watched(&link)[which];
             let edge = Epoll::new(fd, EPOLLOUT | EPOLLET);
-            assert_eq!(edge.wait(ms(5000)) & EPOLLOUT, EPOLLOUT, "{name} writable at first");
+            assert_eq!(
+                edge.wait(ms(5000)) & EPOLLOUT,
+                EPOLLOUT,
+                "{name} writable at first"
+            );
             for turn in 0..3 {
                 let records = fill(&link);
                 assert!(records > 0, "turn {turn}");
@@ -108,7 +121,11 @@ fn edge_triggered_writers_are_woken_after_eagain() {
                 for _ in 0..records + more {
                     link.peer.recv().expect("a record");
                 }
-                assert_eq!(edge.wait(ms(5000)) & EPOLLOUT, EPOLLOUT, "{name} turn {turn}");
+                assert_eq!(
+                    edge.wait(ms(5000)) & EPOLLOUT,
+                    EPOLLOUT,
+                    "{name} turn {turn}"
+                );
                 assert_eq!(poll(fd, POLLOUT, ms(0)), POLLOUT);
             }
         }
@@ -120,7 +137,11 @@ fn a_level_triggered_writer_neither_spins_nor_sleeps() {
     in_vm(|| {
         let mut link = narrow();
         let mut sent = fill(&link);
-        assert_eq!(poll(&*link.op, POLLOUT, ms(50)), 0, "EAGAIN and writable at once: it spins");
+        assert_eq!(
+            poll(&*link.op, POLLOUT, ms(50)),
+            0,
+            "EAGAIN and writable at once: it spins"
+        );
         let data = pattern(MAX);
         let mut spins = 0;
         for _ in 0..30 {
@@ -151,7 +172,10 @@ fn poll_of_an_op_without_socket_is_err_and_hup() {
         let events = poll(&op, POLLIN | POLLOUT, ms(0));
         assert_eq!(events & (POLLERR | POLLHUP), POLLERR | POLLHUP);
         let epoll = Epoll::new(&op, EPOLLIN);
-        assert_eq!(epoll.wait(ms(0)) & (EPOLLERR | EPOLLHUP), EPOLLERR | EPOLLHUP);
+        assert_eq!(
+            epoll.wait(ms(0)) & (EPOLLERR | EPOLLHUP),
+            EPOLLERR | EPOLLHUP
+        );
     });
 }
 
@@ -185,14 +209,22 @@ fn control_records_fin_and_reset_are_events() {
             link.peer.tcp.shutdown(Shutdown::Write).unwrap();
             let events = poll(fd, POLLRDHUP, ms(5000));
             assert_eq!(events & POLLRDHUP, POLLRDHUP, "{name} FIN");
-            assert_eq!(poll(fd, POLLIN, ms(0)) & POLLIN, POLLIN, "{name} FIN is readable");
+            assert_eq!(
+                poll(fd, POLLIN, ms(0)) & POLLIN,
+                POLLIN,
+                "{name} FIN is readable"
+            );
 
             let link = Link::any();
             let (name, fd) = &watched(&link)[which];
             net::linger_zero(&link.peer.tcp);
             drop(link.peer);
             let events = poll(fd, POLLIN, ms(5000));
-            assert_eq!(events & (POLLERR | POLLHUP), POLLERR | POLLHUP, "{name} reset");
+            assert_eq!(
+                events & (POLLERR | POLLHUP),
+                POLLERR | POLLHUP,
+                "{name} reset"
+            );
         }
     });
 }
@@ -248,8 +280,14 @@ fn woken(version: Version, event: impl FnOnce(&mut Link)) -> Res<Vec<u8>> {
 fn d05_each_event_wakes_a_blocked_reader() {
     in_vm(|| {
         for version in [Version::Tls12, Version::Tls13] {
-            assert_eq!(woken(version, |l| l.peer.data(b"data")), Ok(b"data".to_vec()));
-            assert_eq!(woken(version, |l| l.peer.send(ALERT, CLOSE_NOTIFY)), fail(EIO));
+            assert_eq!(
+                woken(version, |l| l.peer.data(b"data")),
+                Ok(b"data".to_vec())
+            );
+            assert_eq!(
+                woken(version, |l| l.peer.send(ALERT, CLOSE_NOTIFY)),
+                fail(EIO)
+            );
             let fin = |l: &mut Link| l.peer.tcp.shutdown(Shutdown::Write).unwrap();
             assert_eq!(woken(version, fin), fail(ENODATA));
             let cut = woken(version, |l| {
@@ -264,7 +302,10 @@ fn d05_each_event_wakes_a_blocked_reader() {
                 l.peer.raw(&wire);
             });
             assert_eq!(bad, fail(EBADMSG));
-            assert_eq!(woken(version, |l| l.peer.raw(b"HTTP/1.1 400\r\n")), fail(EPROTO));
+            assert_eq!(
+                woken(version, |l| l.peer.raw(b"HTTP/1.1 400\r\n")),
+                fail(EPROTO)
+            );
             let long = woken(version, |l| l.peer.raw(&peer::header(DATA, 20_000)));
             assert_eq!(long, fail(EMSGSIZE));
             let detach = |l: &mut Link| drop(l.op.detach(Dir::Rx).expect("detach"));
@@ -418,7 +459,9 @@ fn the_programs_rcvlowat_comes_back() {
             let prepared = || {
                 let link = Link::detached(net::pair(), Version::Tls13, Cipher::Aes128Gcm);
                 sys::set_int(&link.tcp, SOL_SOCKET, SO_RCVLOWAT, value).unwrap();
-                link.op.attach(&link.tcp, Some(&link.tx), Some(&link.rx)).unwrap();
+                link.op
+                    .attach(&link.tcp, Some(&link.tx), Some(&link.rx))
+                    .unwrap();
                 link
             };
             let mut link = prepared();

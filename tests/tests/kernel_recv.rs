@@ -26,7 +26,11 @@ fn every_record_size_in_every_suite() {
             for len in [1, 2, 15, 16, 17, 255, 1448, 4095, 4096, 4097, 16383, MAX] {
                 let data = random(len);
                 link.peer.send(DATA, &data);
-                assert_eq!(link.op.recv_exact(len), data, "{version:?} {cipher:?} {len}");
+                assert_eq!(
+                    link.op.recv_exact(len),
+                    data,
+                    "{version:?} {cipher:?} {len}"
+                );
             }
             assert_eq!(link.op.seq(Dir::Rx), 12);
             assert_eq!(link.op.take(1, MSG_DONTWAIT), fail(EAGAIN));
@@ -82,7 +86,11 @@ fn several_records_in_one_call() {
             let data = random(1000);
             let records: Vec<&[u8]> = data.chunks(100).collect();
             deliver(&mut link, &records);
-            assert_eq!(link.op.take(4096, 0), Ok(data.clone()), "{version:?} {cipher:?}");
+            assert_eq!(
+                link.op.take(4096, 0),
+                Ok(data.clone()),
+                "{version:?} {cipher:?}"
+            );
             deliver(&mut link, &records);
             assert_eq!(link.op.take(1000, 0), Ok(data), "exactly as much room");
         }
@@ -107,7 +115,11 @@ fn a_further_record_is_taken_only_if_it_fits_whole() {
         assert_eq!(link.op.take(149, 0).unwrap(), &data[200..]);
         deliver(&mut link, &records);
         assert_eq!(link.op.take(50, 0).unwrap(), &data[..50]);
-        assert_eq!(link.op.take(150, 0).unwrap(), &data[50..200], "rest and one whole record");
+        assert_eq!(
+            link.op.take(150, 0).unwrap(),
+            &data[50..200],
+            "rest and one whole record"
+        );
         assert_eq!(link.op.take(150, 0).unwrap(), &data[200..]);
     });
 }
@@ -181,7 +193,11 @@ fn empty_records_are_skipped_and_are_not_eof() {
             assert_ne!(got, b"", "an empty record looks like the end");
             got.extend(link.op.take(100, MSG_DONTWAIT).unwrap_or_default());
             assert_eq!(got, b"xy");
-            assert_eq!(link.op.take(100, MSG_DONTWAIT), fail(EAGAIN), "not end of file");
+            assert_eq!(
+                link.op.take(100, MSG_DONTWAIT),
+                fail(EAGAIN),
+                "not end of file"
+            );
             assert_eq!(link.op.seq(Dir::Rx), 6);
             link.check();
         }
@@ -203,7 +219,14 @@ fn padding_is_removed() {
     in_vm(|| {
         for cipher in [Cipher::Aes128Gcm, Cipher::ChaCha20, Cipher::Aes128Ccm] {
             let mut link = Link::new(Version::Tls13, cipher);
-            for (len, pad) in [(5, 1), (5, 300), (0, 200), (1000, 4096), (16000, 384), (1, 16383)] {
+            for (len, pad) in [
+                (5, 1),
+                (5, 300),
+                (0, 200),
+                (1000, 4096),
+                (16000, 384),
+                (1, 16383),
+            ] {
                 let data = random(len);
                 let wire = link.peer.tx.seal(DATA, &data, pad);
                 link.peer.raw(&wire);
@@ -233,7 +256,11 @@ fn peek_takes_nothing() {
                 assert_eq!(link.op.take(len, MSG_PEEK).unwrap(), &data[..len]);
             }
             assert_eq!(link.op.take(100, 0).unwrap(), &data[..100]);
-            assert_eq!(link.op.take(100, MSG_PEEK).unwrap(), &data[100..200], "peek of a rest");
+            assert_eq!(
+                link.op.take(100, MSG_PEEK).unwrap(),
+                &data[100..200],
+                "peek of a rest"
+            );
             let more = link.op.take(4096, MSG_PEEK).unwrap();
             assert!([&data[100..], b"next"].concat().starts_with(&more) && more.len() >= 400);
             assert_eq!(link.op.recv_exact(404), [&data[100..], b"next"].concat());
@@ -301,8 +328,15 @@ fn unknown_flags_are_refused_and_consume_nothing() {
     in_vm(|| {
         let mut link = Link::any();
         deliver(&mut link, &[b"data"]);
-        for flag in [MSG_OOB, MSG_DONTROUTE, MSG_TRUNC, MSG_EOR, MSG_MORE, MSG_ERRQUEUE, MSG_ZEROCOPY]
-        {
+        for flag in [
+            MSG_OOB,
+            MSG_DONTROUTE,
+            MSG_TRUNC,
+            MSG_EOR,
+            MSG_MORE,
+            MSG_ERRQUEUE,
+            MSG_ZEROCOPY,
+        ] {
             assert_eq!(link.op.take(10, flag), fail(EOPNOTSUPP), "{flag:#x}");
             assert_eq!(link.op.recv_record(10, flag).err(), Some(Errno(EOPNOTSUPP)));
         }
@@ -339,7 +373,10 @@ fn d04_a_bad_buffer_loses_nothing() {
             let data = random(3000);
             let nowhere = 0x10_0000_0000;
             let mut got = vec![0u8; 3000];
-            deliver(&mut link, &[&data[..1000], &data[1000..2000], &data[2000..]]);
+            deliver(
+                &mut link,
+                &[&data[..1000], &data[1000..2000], &data[2000..]],
+            );
             let op = &*link.op;
             assert_eq!(sys::recvmsg_at(op, &[(nowhere, 4000)], 0), fail(EFAULT));
             assert_eq!(sys::recvmsg_at(op, &[(nowhere, 10)], 0), fail(EFAULT));
@@ -374,10 +411,18 @@ fn d04_eagain_and_eintr_lose_nothing() {
             let data = random(4000);
             let wire = link.peer.tx.seal(DATA, &data, 0);
             for cut in [1, 4, 5, 6, 13, 2000, wire.len() - 1] {
-                let wire = if cut == 1 { wire.clone() } else { link.peer.tx.seal(DATA, &data, 0) };
+                let wire = if cut == 1 {
+                    wire.clone()
+                } else {
+                    link.peer.tx.seal(DATA, &data, 0)
+                };
                 link.peer.raw(&wire[..cut]);
                 link.arrived(cut);
-                assert_eq!(link.op.take(10_000, MSG_DONTWAIT), fail(EAGAIN), "cut at {cut}");
+                assert_eq!(
+                    link.op.take(10_000, MSG_DONTWAIT),
+                    fail(EAGAIN),
+                    "cut at {cut}"
+                );
                 let op = link.op.clone();
                 let reader = sleeper(move || op.take(10_000, 0));
                 sys::interrupt(reader.tid);
@@ -415,7 +460,10 @@ fn two_readers_share_the_stream_without_loss() {
         for _ in 0..3 {
             link.peer.data(&[255; 4]);
         }
-        let mut all: Vec<u32> = readers.into_iter().flat_map(|r| r.join().unwrap()).collect();
+        let mut all: Vec<u32> = readers
+            .into_iter()
+            .flat_map(|r| r.join().unwrap())
+            .collect();
         all.sort_unstable();
         assert_eq!(all, (0..500).collect::<Vec<_>>());
     });

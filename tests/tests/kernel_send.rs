@@ -19,7 +19,7 @@ fn sizes(records: &[Record]) -> Vec<usize> {
 /// How `len` bytes are cut into records of `max`.
 fn cut(len: usize, max: usize) -> Vec<usize> {
     let mut sizes = vec![max; len / max];
-    if len % max != 0 {
+    if !len.is_multiple_of(max) {
         sizes.push(len % max);
     }
     sizes
@@ -31,7 +31,9 @@ fn every_size_in_every_suite() {
         for (version, cipher) in SUITES {
             let mut link = Link::new(version, cipher);
             let mut records = 0;
-            for len in [1, 2, 15, 16, 17, 63, 64, 255, 1448, 4095, 4096, 4097, 16383, MAX, 16385] {
+            for len in [
+                1, 2, 15, 16, 17, 63, 64, 255, 1448, 4095, 4096, 4097, 16383, MAX, 16385,
+            ] {
                 let got = sizes(&link.push(&random(len)));
                 assert_eq!(got, cut(len, MAX), "{version:?} {cipher:?}");
                 records += got.len() as u64;
@@ -76,7 +78,13 @@ fn scattered_buffers_become_one_record() {
     in_vm(|| {
         let mut link = Link::any();
         let data = random(9000);
-        let parts = [&data[..1], &data[1..1], &data[1..5000], &data[5000..5017], &data[5017..]];
+        let parts = [
+            &data[..1],
+            &data[1..1],
+            &data[1..5000],
+            &data[5000..5017],
+            &data[5017..],
+        ];
         assert_eq!(sys::sendmsg(&*link.op, &parts, &[], 0), Ok(9000));
         assert_eq!(link.peer.recv(), Ok(Record { kind: DATA, data }));
         // write(2) and many small parts work too.
@@ -107,14 +115,17 @@ fn tx_max_cuts_records() {
         for (version, cipher) in FORMS {
             for max in [64u16, 100, 512, 4096, 16384] {
                 let mut link = Link::detached(net::pair(), version, cipher);
-                let mut attach =
-                    Attach::new(link.tcp.as_raw_fd(), Some(&link.tx), Some(&link.rx));
+                let mut attach = Attach::new(link.tcp.as_raw_fd(), Some(&link.tx), Some(&link.rx));
                 attach.tx_max = max;
                 link.op.attach_with(&attach).expect("attach");
                 assert_eq!(link.op.tx_max(), Ok(i32::from(max)));
                 let max = usize::from(max);
                 for len in [max - 1, max, max + 1, 3 * max + 5] {
-                    assert_eq!(sizes(&link.push(&random(len))), cut(len, max), "tx_max {max}");
+                    assert_eq!(
+                        sizes(&link.push(&random(len))),
+                        cut(len, max),
+                        "tx_max {max}"
+                    );
                 }
             }
         }
@@ -154,7 +165,13 @@ fn control_records_go_out_with_their_type() {
                 assert_eq!(link.op.send(b"before", 0), Ok(6));
                 assert_eq!(link.op.send_record(kind, data, 0), Ok(data.len()));
                 assert_eq!(link.peer.recv().unwrap().data, b"before");
-                assert_eq!(link.peer.recv(), Ok(Record { kind, data: data.to_vec() }));
+                assert_eq!(
+                    link.peer.recv(),
+                    Ok(Record {
+                        kind,
+                        data: data.to_vec()
+                    })
+                );
             }
             assert_eq!(link.op.send_record(ALERT, CLOSE_NOTIFY, 0), Ok(2));
             let record = link.peer.recv().unwrap();
@@ -170,7 +187,10 @@ fn a_control_record_is_never_split() {
         let big = random(MAX + 1);
         assert_eq!(link.op.send_record(HANDSHAKE, &big, 0), fail(EMSGSIZE));
         link.op.set_tx_max(512).unwrap();
-        assert_eq!(link.op.send_record(HANDSHAKE, &big[..513], 0), fail(EMSGSIZE));
+        assert_eq!(
+            link.op.send_record(HANDSHAKE, &big[..513], 0),
+            fail(EMSGSIZE)
+        );
         assert_eq!(link.op.send_record(HANDSHAKE, &big[..512], 0), Ok(512));
         assert_eq!(link.peer.recv().unwrap().data, &big[..512]);
         link.check();
@@ -201,11 +221,17 @@ fn bad_control_messages_are_einval() {
             let sent = sys::sendmsg(&*link.op, &[CLOSE_NOTIFY], &control.0[..len], 0);
             assert_eq!(sent, fail(EINVAL), "{what}");
         }
-        assert_eq!(link.op.send_record(ALERT, CLOSE_NOTIFY, MSG_MORE), fail(EINVAL));
+        assert_eq!(
+            link.op.send_record(ALERT, CLOSE_NOTIFY, MSG_MORE),
+            fail(EINVAL)
+        );
         assert_eq!(link.op.seq(Dir::Tx), 0);
         // Other levels are other people's, as everywhere in Linux.
         let other = with(8, &SOL_SOCKET.to_ne_bytes());
-        assert_eq!(sys::sendmsg(&*link.op, &[b"data"], &other.0[..24], 0), Ok(4));
+        assert_eq!(
+            sys::sendmsg(&*link.op, &[b"data"], &other.0[..24], 0),
+            Ok(4)
+        );
         assert_eq!(link.peer.expect(4), b"data");
         link.check();
     });
@@ -218,17 +244,34 @@ fn unknown_flags_are_refused_and_use_nothing() {
         // The last three are the kernel's own, forged by a user. MSG_EOR is not
         // here: every write() to a SEQPACKET socket comes with it.
         let flags = [
-            MSG_OOB, MSG_PEEK, MSG_DONTROUTE, MSG_CTRUNC, MSG_TRUNC, MSG_WAITALL, MSG_FIN,
-            MSG_SYN, MSG_CONFIRM, MSG_RST, MSG_ERRQUEUE, MSG_WAITFORONE, MSG_ZEROCOPY,
-            MSG_FASTOPEN, 0x20000, 0x80000, 0x10_0000,
+            MSG_OOB,
+            MSG_PEEK,
+            MSG_DONTROUTE,
+            MSG_CTRUNC,
+            MSG_TRUNC,
+            MSG_WAITALL,
+            MSG_FIN,
+            MSG_SYN,
+            MSG_CONFIRM,
+            MSG_RST,
+            MSG_ERRQUEUE,
+            MSG_WAITFORONE,
+            MSG_ZEROCOPY,
+            MSG_FASTOPEN,
+            0x20000,
+            0x80000,
+            0x10_0000,
         ];
         for flag in flags {
             let sent = link.op.send(b"no", flag);
             let refused = sent == fail(EOPNOTSUPP);
             // Newer kernels refuse or strip their internal flags before us.
             let internal = flag >= 0x20000 && flag != MSG_ZEROCOPY && flag != MSG_FASTOPEN;
-            assert!(refused || (internal && sent == fail(EINVAL)), "{flag:#x}: {sent:?}");
-            assert_eq!(link.op.send_record(ALERT, CLOSE_NOTIFY, flag).is_err(), true);
+            assert!(
+                refused || (internal && sent == fail(EINVAL)),
+                "{flag:#x}: {sent:?}"
+            );
+            assert!(link.op.send_record(ALERT, CLOSE_NOTIFY, flag).is_err());
         }
         assert_eq!(link.op.seq(Dir::Tx), 0);
         link.check();
@@ -297,8 +340,11 @@ fn msg_more_then_eagain_then_poll() {
 fn eagain_uses_no_number_and_the_next_record_follows() {
     in_vm(|| {
         for (version, cipher) in FORMS {
-            let pair =
-                net::pair_on("127.0.0.1:0", |n| net::sndbuf(n, 30_000), |f| net::rcvbuf(f, 9000));
+            let pair = net::pair_on(
+                "127.0.0.1:0",
+                |n| net::sndbuf(n, 30_000),
+                |f| net::rcvbuf(f, 9000),
+            );
             let mut link = Link::over(pair, version, cipher);
             let data = pattern(MAX);
             let mut records = 0;
@@ -307,7 +353,10 @@ fn eagain_uses_no_number_and_the_next_record_follows() {
                 assert!(records < 1000, "EAGAIN never comes");
             }
             assert_eq!(link.op.send(&data, MSG_DONTWAIT), fail(EAGAIN));
-            assert_eq!(link.op.send_record(ALERT, CLOSE_NOTIFY, MSG_DONTWAIT), fail(EAGAIN));
+            assert_eq!(
+                link.op.send_record(ALERT, CLOSE_NOTIFY, MSG_DONTWAIT),
+                fail(EAGAIN)
+            );
             assert_eq!(link.op.seq(Dir::Tx), records);
             for _ in 0..records {
                 assert_eq!(link.peer.recv().unwrap().data, data);
@@ -338,8 +387,11 @@ fn a_short_count_is_whole_records() {
 fn d07_tiny_send_buffer_and_slow_reader_are_byte_exact() {
     in_vm(|| {
         for (version, cipher) in FORMS {
-            let pair =
-                net::pair_on("127.0.0.1:0", |n| net::sndbuf(n, 1), |f| net::rcvbuf(f, 2300));
+            let pair = net::pair_on(
+                "127.0.0.1:0",
+                |n| net::sndbuf(n, 1),
+                |f| net::rcvbuf(f, 2300),
+            );
             let mut link = Link::over(pair, version, cipher);
             let data = pattern(150_000);
             let (op, copy) = (link.op.clone(), data.clone());
@@ -375,8 +427,11 @@ fn d07_tiny_send_buffer_and_slow_reader_are_byte_exact() {
 #[test]
 fn a_blocking_sender_waits_for_room() {
     in_vm(|| {
-        let pair =
-            net::pair_on("127.0.0.1:0", |n| net::sndbuf(n, 30_000), |f| net::rcvbuf(f, 9000));
+        let pair = net::pair_on(
+            "127.0.0.1:0",
+            |n| net::sndbuf(n, 30_000),
+            |f| net::rcvbuf(f, 9000),
+        );
         let mut link = Link::over(pair, Version::Tls12, Cipher::Aes256Gcm);
         let data = pattern(500_000);
         let (op, copy) = (link.op.clone(), data.clone());
@@ -419,7 +474,11 @@ fn epipe_after_shutdown_and_reset_after_reset() {
         link.check();
         link.tcp.shutdown(Shutdown::Write).unwrap();
         assert_eq!(link.op.send(b"x", 0), fail(EPIPE));
-        assert_eq!(link.peer.recv(), Err(Fault::Eof), "FIN after the last record");
+        assert_eq!(
+            link.peer.recv(),
+            Err(Fault::Eof),
+            "FIN after the last record"
+        );
 
         let link = Link::any();
         net::linger_zero(&link.peer.tcp);

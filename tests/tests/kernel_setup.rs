@@ -24,17 +24,37 @@ fn try_attach(fd: &impl AsRawFd) -> Res<()> {
 #[test]
 fn bind_takes_the_names_of_the_table_only() {
     in_vm(|| {
-        let good =
-            ["gcm(aes)", "rfc5288(gcm(aes))", "rfc7539(chacha20,poly1305)", "ccm(aes)"];
+        let good = [
+            "gcm(aes)",
+            "rfc5288(gcm(aes))",
+            "rfc7539(chacha20,poly1305)",
+            "ccm(aes)",
+        ];
         for name in good {
-            assert!(Parent::bind(name).and_then(|p| p.accept()).is_ok(), "{name}");
+            assert!(
+                Parent::bind(name).and_then(|p| p.accept()).is_ok(),
+                "{name}"
+            );
         }
         let long = "g".repeat(63);
         let bad = [
-            "", "aes", "cbc(aes)", "gcm(aes) ", "gcm(aes)x", "gcm(aes", "GCM(AES)",
-            "gcm(aes-generic)", "generic-gcm-aesni", "rfc4106(gcm(aes))", "ccm(aes)ccm(aes)",
-            "rfc7539(chacha20-generic,poly1305-generic)", "authenc(hmac(sha1),cbc(aes))", "tls",
-            "cryptd(gcm(aes))", "%s%n", &long,
+            "",
+            "aes",
+            "cbc(aes)",
+            "gcm(aes) ",
+            "gcm(aes)x",
+            "gcm(aes",
+            "GCM(AES)",
+            "gcm(aes-generic)",
+            "generic-gcm-aesni",
+            "rfc4106(gcm(aes))",
+            "ccm(aes)ccm(aes)",
+            "rfc7539(chacha20-generic,poly1305-generic)",
+            "authenc(hmac(sha1),cbc(aes))",
+            "tls",
+            "cryptd(gcm(aes))",
+            "%s%n",
+            &long,
         ];
         for name in bad {
             assert_eq!(Parent::bind(name).err(), Some(Errno(ENOENT)), "{name:?}");
@@ -46,13 +66,14 @@ fn bind_takes_the_names_of_the_table_only() {
 fn an_unprivileged_user_cannot_bind_but_can_use_what_root_bound() {
     in_vm(|| {
         let parent = Parent::bind("gcm(aes)").expect("root binds");
-        let mut link =
-            Link::detached(net::pair(), Version::Tls13, Cipher::Aes128Gcm);
+        let mut link = Link::detached(net::pair(), Version::Tls13, Cipher::Aes128Gcm);
         std::thread::spawn(move || {
             sys::become_nobody();
             assert_eq!(Parent::bind("gcm(aes)").err(), Some(Errno(EPERM)));
             link.op = parent.accept().expect("accept as nobody").into();
-            link.op.attach(&link.tcp, Some(&link.tx), Some(&link.rx)).expect("attach as nobody");
+            link.op
+                .attach(&link.tcp, Some(&link.tx), Some(&link.rx))
+                .expect("attach as nobody");
             link.check();
         })
         .join()
@@ -77,7 +98,9 @@ fn the_rfc_name_is_the_same_socket() {
         for cipher in [Cipher::Aes128Gcm, Cipher::Aes256Gcm] {
             let mut link = Link::detached(net::pair(), Version::Tls12, cipher);
             link.op = Op::new("rfc5288(gcm(aes))").into();
-            link.op.attach(&link.tcp, Some(&link.tx), Some(&link.rx)).expect("attach");
+            link.op
+                .attach(&link.tcp, Some(&link.tx), Some(&link.rx))
+                .expect("attach");
             link.check();
         }
     });
@@ -92,7 +115,14 @@ fn one_op_may_use_two_ciphers_of_its_name() {
         let op = Op::new("gcm(aes)");
         op.attach(&near, Some(&tx), Some(&rx)).expect("attach");
         let peer = Peer::new(far, rx.clone(), tx.clone());
-        Link { op: op.into(), tcp: near, peer, tx, rx }.check();
+        Link {
+            op: op.into(),
+            tcp: near,
+            peer,
+            tx,
+            rx,
+        }
+        .check();
     });
 }
 
@@ -101,17 +131,25 @@ fn directions_attach_one_after_the_other() {
     in_vm(|| {
         for (version, cipher) in FORMS {
             let mut link = Link::detached(net::pair(), version, cipher);
-            link.op.attach(&link.tcp, Some(&link.tx), None).expect("TX first");
+            link.op
+                .attach(&link.tcp, Some(&link.tx), None)
+                .expect("TX first");
             link.check_tx();
             assert_eq!(link.op.take(10, 0), fail(ENOTCONN), "RX is not attached");
-            link.op.attach(&link.tcp, None, Some(&link.rx)).expect("RX later");
+            link.op
+                .attach(&link.tcp, None, Some(&link.rx))
+                .expect("RX later");
             link.check();
 
             let mut link = Link::detached(net::pair(), version, cipher);
-            link.op.attach(&link.tcp, None, Some(&link.rx)).expect("RX first");
+            link.op
+                .attach(&link.tcp, None, Some(&link.rx))
+                .expect("RX first");
             link.check_rx();
             assert_eq!(link.op.send(b"x", 0), fail(ENOTCONN), "TX is not attached");
-            link.op.attach(&link.tcp, Some(&link.tx), None).expect("TX later");
+            link.op
+                .attach(&link.tcp, Some(&link.tx), None)
+                .expect("TX later");
             link.check();
         }
     });
@@ -128,7 +166,13 @@ fn attach_starts_at_any_sequence_number() {
                 let op = Op::new(cipher.name());
                 op.attach(&near, Some(&tx), Some(&rx)).expect("attach");
                 let peer = Peer::new(far, rx.clone(), tx.clone());
-                let mut link = Link { op: op.into(), tcp: near, peer, tx, rx };
+                let mut link = Link {
+                    op: op.into(),
+                    tcp: near,
+                    peer,
+                    tx,
+                    rx,
+                };
                 link.check();
                 assert_eq!(link.op.seq(Dir::Tx), seq + 1);
                 assert_eq!(link.op.seq(Dir::Rx), seq + 8);
@@ -144,7 +188,9 @@ fn tls12_explicit_nonce_wraps_without_harm() {
         link.tx.set_nonce(u64::MAX);
         link.rx.set_nonce(u64::MAX);
         link.peer = Peer::new(link.peer.tcp, link.rx.clone(), link.tx.clone());
-        link.op.attach(&link.tcp, Some(&link.tx), Some(&link.rx)).expect("attach");
+        link.op
+            .attach(&link.tcp, Some(&link.tx), Some(&link.rx))
+            .expect("attach");
         link.check();
         link.check();
     });
@@ -161,7 +207,9 @@ fn ipv6_and_close_wait_are_welcome() {
         link.peer.tcp.shutdown(Shutdown::Write).unwrap();
         let hup = net::poll(&link.tcp, POLLRDHUP, ms(5000));
         assert_ne!(hup & POLLRDHUP, 0, "CLOSE_WAIT");
-        link.op.attach(&link.tcp, Some(&link.tx), Some(&link.rx)).expect("attach in CLOSE_WAIT");
+        link.op
+            .attach(&link.tcp, Some(&link.tx), Some(&link.rx))
+            .expect("attach in CLOSE_WAIT");
         assert_eq!(link.op.recv_exact(5), b"early");
         link.check_tx();
     });
@@ -174,7 +222,9 @@ fn bytes_that_came_before_attach_are_read() {
             let mut link = Link::detached(net::pair(), version, cipher);
             link.peer.data(b"between Finished ");
             link.peer.data(b"and attach");
-            link.op.attach(&link.tcp, Some(&link.tx), Some(&link.rx)).expect("attach");
+            link.op
+                .attach(&link.tcp, Some(&link.tx), Some(&link.rx))
+                .expect("attach");
             assert_eq!(link.op.recv_exact(27), b"between Finished and attach");
         }
     });
@@ -191,9 +241,15 @@ fn d09_each_wrong_fd_has_its_own_errno() {
         }
         assert_eq!(try_attach(&Fd(-1)), fail(EBADF));
         assert_eq!(try_attach(&Fd(1_000_000)), fail(EBADF));
-        assert_eq!(try_attach(&File::open("/dev/null").unwrap()), fail(ENOTSOCK));
+        assert_eq!(
+            try_attach(&File::open("/dev/null").unwrap()),
+            fail(ENOTSOCK)
+        );
         assert_eq!(try_attach(&sys::pipe().0), fail(ENOTSOCK));
-        assert_eq!(try_attach(&UnixStream::pair().unwrap().0), fail(ESOCKTNOSUPPORT));
+        assert_eq!(
+            try_attach(&UnixStream::pair().unwrap().0),
+            fail(ESOCKTNOSUPPORT)
+        );
         for (family, kind, protocol) in [
             (AF_INET, SOCK_DGRAM, 0),
             (AF_INET, SOCK_RAW, IPPROTO_ICMP),
@@ -209,7 +265,11 @@ fn d09_each_wrong_fd_has_its_own_errno() {
         }
         let op = Op::new("gcm(aes)");
         assert_eq!(try_attach(&op), fail(ESOCKTNOSUPPORT), "another op");
-        assert_eq!(op.attach(&op, Some(&keys()), None), fail(ESOCKTNOSUPPORT), "itself");
+        assert_eq!(
+            op.attach(&op, Some(&keys()), None),
+            fail(ESOCKTNOSUPPORT),
+            "itself"
+        );
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         assert_eq!(try_attach(&listener), fail(ENOTCONN), "listener");
         let fresh = sys::socket(AF_INET, SOCK_STREAM, 0).unwrap();
@@ -250,8 +310,14 @@ fn d09_a_claimed_socket_is_busy() {
         let (other, _far) = net::pair();
         let moved = link.op.attach(&other, Some(&keys()), None);
         assert!(moved.is_err(), "an op belongs to its first socket");
-        assert_eq!(link.op.attach(&link.tcp, Some(&keys()), None), fail(EALREADY));
-        assert_eq!(link.op.attach(&link.tcp, None, Some(&keys())), fail(EALREADY));
+        assert_eq!(
+            link.op.attach(&link.tcp, Some(&keys()), None),
+            fail(EALREADY)
+        );
+        assert_eq!(
+            link.op.attach(&link.tcp, None, Some(&keys())),
+            fail(EALREADY)
+        );
         link.check();
 
         let (near, _far) = net::pair();
@@ -319,12 +385,20 @@ fn a_malformed_attach_is_einval_and_leaves_the_socket_alone() {
             a.rx = [0; 56];
         });
         for version in [0u16, 0x0300, 0x0302, 0x0305, 0xfefd] {
-            refused("version", &move |a| a.tx[..2].copy_from_slice(&version.to_ne_bytes()));
-            refused("version", &move |a| a.rx[..2].copy_from_slice(&version.to_ne_bytes()));
+            refused("version", &move |a| {
+                a.tx[..2].copy_from_slice(&version.to_ne_bytes())
+            });
+            refused("version", &move |a| {
+                a.rx[..2].copy_from_slice(&version.to_ne_bytes())
+            });
         }
         for cipher in [0u16, 50, 53, 54, 55, 56, 60000] {
-            refused("cipher", &move |a| a.tx[2..4].copy_from_slice(&cipher.to_ne_bytes()));
-            refused("cipher", &move |a| a.rx[2..4].copy_from_slice(&cipher.to_ne_bytes()));
+            refused("cipher", &move |a| {
+                a.tx[2..4].copy_from_slice(&cipher.to_ne_bytes())
+            });
+            refused("cipher", &move |a| {
+                a.rx[2..4].copy_from_slice(&cipher.to_ne_bytes())
+            });
         }
         refused("tail", &|a| a.tx[55] = 1);
         refused("tail", &|a| a.rx[40] = 1);
@@ -336,7 +410,10 @@ fn a_malformed_attach_is_einval_and_leaves_the_socket_alone() {
         }
         let mut long = bytes.to_vec();
         long.extend([0; 8]);
-        assert_eq!(sys::setsockopt(&**op, SOL_ALG, ALG_TLS_ATTACH, &long), fail(EINVAL));
+        assert_eq!(
+            sys::setsockopt(&**op, SOL_ALG, ALG_TLS_ATTACH, &long),
+            fail(EINVAL)
+        );
 
         op.attach_with(&good).expect("the socket is still free");
         link.check();
@@ -366,8 +443,14 @@ fn unknown_options_are_refused() {
         let mut link = Link::any();
         let op = &*link.op;
         for (level, name) in [(SOL_ALG, 1), (SOL_ALG, 0x7403), (SOL_TLS, 3), (SOL_TLS, 99)] {
-            assert!(sys::setsockopt(op, level, name, &[0; 128]).is_err(), "set {level}/{name}");
-            assert!(sys::getsockopt(op, level, name, &mut [0; 128]).is_err(), "get");
+            assert!(
+                sys::setsockopt(op, level, name, &[0; 128]).is_err(),
+                "set {level}/{name}"
+            );
+            assert!(
+                sys::getsockopt(op, level, name, &mut [0; 128]).is_err(),
+                "get"
+            );
         }
         link.check();
     });
@@ -384,12 +467,18 @@ fn d12_keys_belong_to_the_op_never_to_the_parent() {
             .map(|_| {
                 let mut link = Link::detached(net::pair(), Version::Tls13, Cipher::Aes128Gcm);
                 link.op = parent.accept().unwrap().into();
-                assert_eq!(link.op.send(b"x", 0), fail(ENOTCONN), "a new op has no keys");
+                assert_eq!(
+                    link.op.send(b"x", 0),
+                    fail(ENOTCONN),
+                    "a new op has no keys"
+                );
                 link
             })
             .collect();
         for link in &mut links {
-            link.op.attach(&link.tcp, Some(&link.tx), Some(&link.rx)).expect("attach");
+            link.op
+                .attach(&link.tcp, Some(&link.tx), Some(&link.rx))
+                .expect("attach");
         }
         for _ in 0..3 {
             links.iter_mut().for_each(Link::check);

@@ -27,7 +27,11 @@ fn d10_the_shortest_and_longest_records_are_read() {
             // One byte of plaintext too many, correctly sealed.
             let wire = link.peer.tx.seal(DATA, &random(MAX + 1), 0);
             link.peer.raw(&wire);
-            assert_eq!(link.op.take(100, 0), fail(EMSGSIZE), "{version:?} {cipher:?}");
+            assert_eq!(
+                link.op.take(100, 0),
+                fail(EMSGSIZE),
+                "{version:?} {cipher:?}"
+            );
         }
     });
 }
@@ -91,8 +95,7 @@ fn d10_thousands_of_one_byte_segments_before_the_reader_looks() {
 fn d10_a_small_mss_both_ways() {
     in_vm(|| {
         for (version, cipher) in FORMS {
-            let pair =
-                net::pair_on("127.0.0.1:0", |n| net::mss(n, 88), |f| net::mss(f, 88));
+            let pair = net::pair_on("127.0.0.1:0", |n| net::mss(n, 88), |f| net::mss(f, 88));
             let mut link = Link::over(pair, version, cipher);
             let data = random(3 * MAX + 11);
             link.push(&data);
@@ -189,7 +192,10 @@ fn flood(op: Arc<Op>, tcp: TcpStream, block: Arc<Vec<u8>>, len: usize) {
                     assert_ne!(n, 0, "end of file");
                     let at = got % block.len();
                     let first = n.min(block.len() - at);
-                    assert!(buf[..first] == block[at..at + first], "bytes differ near {got}");
+                    assert!(
+                        buf[..first] == block[at..at + first],
+                        "bytes differ near {got}"
+                    );
                     let mut have = first;
                     while have < n {
                         let next = (n - have).min(block.len());
@@ -217,8 +223,7 @@ fn flood(op: Arc<Op>, tcp: TcpStream, block: Arc<Vec<u8>>, len: usize) {
 #[test]
 fn much_data_both_ways_never_deadlocks() {
     in_vm_for(Duration::from_secs(120), || {
-        let [(a, ta), (b, tb)] =
-            duo(net::pair(), Version::Tls13, Cipher::Aes128Gcm);
+        let [(a, ta), (b, tb)] = duo(net::pair(), Version::Tls13, Cipher::Aes128Gcm);
         let block = Arc::new(pattern(1 << 20));
         let copy = Arc::clone(&block);
         let len = 32 << 20;

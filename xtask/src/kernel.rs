@@ -236,7 +236,13 @@ impl Prepared {
         let built = self.build_module_locked()?;
         let copy = dir.join("algif_tls.ko");
         // Without its debug information, which would be nine tenths of what the guest must unpack.
-        host::run_quiet(Command::new("strip").arg("-g").arg("-o").arg(&copy).arg(&built))?;
+        host::run_quiet(
+            Command::new("strip")
+                .arg("-g")
+                .arg("-o")
+                .arg(&copy)
+                .arg(&built),
+        )?;
         Ok(copy)
     }
 
