@@ -63,6 +63,7 @@ macro_rules! traced {
         )*
     };
 }
+
 /// The register of the argument after these, by the System V ABI. Counted here, since
 /// a wrong one compiles, and works until a process holds two libssl copies.
 #[cfg(not(test))]
