@@ -45,7 +45,10 @@ macro_rules! real_later {
 pub(super) use {real, real_later};
 
 /// What an `_ex` function wrote, if it succeeded.
-pub fn written(outcome: c_int, count: *const usize) -> usize {
+///
+/// # Safety
+/// `count` is null, or what the function was given to write to.
+pub unsafe fn written(outcome: c_int, count: *const usize) -> usize {
     if outcome != 1 || count.is_null() {
         return 0;
     }

@@ -140,7 +140,8 @@ pub unsafe fn read_ex(
 ) -> c_int {
     let plain = |t: &'static Table| {
         let outcome = real!(t, SSL_read_ex, s, buf, n, got);
-        (outcome, written(outcome, got))
+        // SAFETY: the pointer that the program gave to this very function.
+        (outcome, unsafe { written(outcome, got) })
     };
     // SAFETY: passed on.
     store(unsafe { receive(ret, s, buf, n, false, 0, plain) }, got)
@@ -157,7 +158,8 @@ pub unsafe fn peek_ex(
 ) -> c_int {
     let plain = |t: &'static Table| {
         let outcome = real!(t, SSL_peek_ex, s, buf, n, got);
-        (outcome, written(outcome, got))
+        // SAFETY: the pointer that the program gave to this very function.
+        (outcome, unsafe { written(outcome, got) })
     };
     // SAFETY: passed on.
     store(unsafe { receive(ret, s, buf, n, true, 0, plain) }, got)

@@ -257,7 +257,8 @@ pub unsafe fn write_ex(
 ) -> c_int {
     let plain = |t: &'static Table| {
         let outcome = real!(t, SSL_write_ex, s, buf, n, done);
-        (outcome, written(outcome, done))
+        // SAFETY: the pointer that the program gave to this very function.
+        (outcome, unsafe { written(outcome, done) })
     };
     // SAFETY: passed on.
     match unsafe { transmit(ret, s, buf, n, 0, plain) } {

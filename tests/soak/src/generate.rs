@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Programs from seeds. Every choice has a weight; what is rare in life (renegotiation, a damaged
+//! record, a parked write with a KeyUpdate in between) is common here.
+
+use crate::program::{Cut, Deed, End, Ending, Io, Op, Program, Setup, Side, Step};
+use crate::rng::Rng;
+
+pub const SUITES13: [&str; 4] = [
+    "TLS_AES_128_GCM_SHA256",
+    "TLS_AES_256_GCM_SHA384",
+    "TLS_CHACHA20_POLY1305_SHA256",
+    "TLS_AES_128_CCM_SHA256",
+];
+pub const SUITES12: [&str; 4] = [
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-ECDSA-AES128-CCM",
+];
+
+/// The largest single write: the writer's buffer, and what a receive buffer holds.
+pub const BIG: u64 = 200 * 1024;
+
+/// What a generator leaves out, by name: bugs that are known and not yet mended.
+#[derive(Clone, Default)]
+pub struct Without(pub Vec<String>);
+
+impl Without {
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|n| n == name)
+    }
+}
+
+struct Maker<'a> {
+    rng: Rng,
+    without: &'a Without,
+    setup: Setup,
+    steps: Vec<Step>,
+    parked: [bool; 2],
+    lag: [bool; 2],
+}
+
+pub fn program(seed: u64, without: &Without) -> Program {
+    let mut rng = Rng::new(seed);
+    let setup = setup(&mut rng, without);
+    let mut maker = Maker {
+        rng,
+        without,
+        setup,
+        steps: Vec::new(),
+        parked: [false; 2],
+        lag: [false; 2],
+    };
+    maker.fill();
+    Program { seed, setup: maker.setup, steps: maker.steps }
+}
+
+fn setup(rng: &mut Rng, without: &Without) -> Setup {
+    let tls13 = rng.chance(50);
+    let suites = if tls13 { &SUITES13 } else { &SUITES12 };
+    let mut ends = [end(rng, without), end(rng, without)];
+    // Two ends of which neither may wait leave nothing to compare step by step.
+    if !ends[0].nonblocking && ends[0].timeout == 0 && rng.chance(50) {
+        ends[1].nonblocking = true;
+    }
+    Setup {
+        tls13,
+        suite: suites[rng.weighted(&[40, 20, 20, 20])].to_owned(),
+        ends,
+        tickets: rng.below(3) as u8,
+        refuse_renegotiation: if rng.chance(15) { 1 + rng.below(3) as u8 } else { 0 },
+        ask_certificate: rng.chance(10),
+        client_certificate: rng.chance(60),
+        fragment_length: if rng.chance(6) { 1 + rng.below(4) as u8 } else { 0 },
+        eof_is_fine: rng.chance(20),
+    }
+}
+
+fn end(rng: &mut Rng, without: &Without) -> End {
+    let io = [Io::Socket, Io::Own, Io::Buffer][rng.weighted(&[60, 25, 15])];
+    let io = if without.has("own-bio") && io == Io::Own { Io::Socket } else { io };
+    let io = if without.has("buffer-bio") && io == Io::Buffer { Io::Socket } else { io };
+    let style = rng.weighted(&[65, 20, 15]);
+    let read_ahead = rng.chance(8);
+    End {
+        io,
+        modes: (rng.below(4) | if rng.chance(70) { 4 } else { 0 }) as u8,
+        nonblocking: style == 0,
+        timeout: if style == 1 { 40 } else { 0 },
+        use_ex: rng.chance(30),
+        read_ahead: read_ahead && !without.has("read-ahead"),
+        max_fragment: if rng.chance(25) { 512 + rng.size(16384 - 512) as u16 } else { 0 },
+        send_buffer: [131_072, 4608, 30_000][rng.weighted(&[70, 15, 15])],
+        receive_buffer: [4 << 20, 2304, 20_000][rng.weighted(&[80, 10, 10])],
+    }
+}
+
+impl Maker<'_> {
+    fn side(&mut self) -> Side {
+        if self.rng.chance(50) { Side::Client } else { Side::Server }
+    }
+
+    fn may(&self, what: &str) -> bool {
+        !self.without.has(what)
+    }
+
+    fn add(&mut self, side: Side, op: Op) {
+        self.steps.push(Step::Do(side, op));
+    }
+
+    fn fill(&mut self) {
+        let from = self.side();
+        // Some data first, in both directions: most offloads are settled by it.
+        let n = 1 + self.rng.size(3000) as u32;
+        self.add(from, Op::Write(n));
+        self.add(from.other(), Op::ReadAll { piece: 16384 });
+        self.add(from.other(), Op::Write(n / 2 + 1));
+        self.add(from, Op::ReadAll { piece: 16384 });
+        for _ in 0..4 + self.rng.below(16) {
+            self.step();
+        }
+        self.finish();
+    }
+
+    fn write_size(&mut self) -> u32 {
+        match self.rng.weighted(&[20, 40, 25, 15]) {
+            0 => self.rng.pick(&[0, 1, 16383, 16384, 16385, 32768]),
+            1 => self.rng.size(2000) as u32,
+            2 => self.rng.size(40_000) as u32,
+            _ => self.rng.size(BIG) as u32,
+        }
+    }
+
+    fn piece(&mut self) -> u32 {
+        match self.rng.weighted(&[20, 30, 30, 20]) {
+            0 => 1 + self.rng.below(40) as u32,
+            1 => 1 + self.rng.size(5000) as u32,
+            2 => self.rng.pick(&[16384, 16383, 16385, 32768, 65536]),
+            _ => 131_072,
+        }
+    }
+
+    fn step(&mut self) {
+        let side = self.side();
+        let tls13 = self.setup.tls13;
+        let control = if tls13 { 0 } else { 1 };
+        let weights = [
+            26, // 0 write
+            20, // 1 read all
+            8,  // 2 read part
+            10, // 3 read once
+            6,  // 4 peek
+            if tls13 { 12 } else { 0 },
+            10 * control, // 6 renegotiate
+            if tls13 { 4 } else { 0 },
+            if tls13 { 3 } else { 0 },
+            7, // 9 together
+            6, // 10 park
+            4, // 11 sendfile
+            5, // 12 wire
+            3, // 13 modes
+            2, // 14 non-blocking
+            2, // 15 max fragment
+            2, // 16 has_pending
+            2, // 17 handshake call
+            2, // 18 state
+            1, // 19 one-way shutdown in mid-life
+            1, // 20 damage
+        ];
+        match self.rng.weighted(&weights) {
+            0 => {
+                let n = self.write_size();
+                self.add(side, Op::Write(n));
+            }
+            1 => {
+                let piece = self.piece();
+                self.add(side, Op::ReadAll { piece });
+            }
+            2 => {
+                let (percent, piece) = (1 + self.rng.below(99) as u8, self.piece());
+                self.add(side, Op::ReadPart { percent, piece });
+            }
+            3 => {
+                let n = 1 + self.rng.size(16_382) as u32;
+                self.add(side, Op::ReadOnce(n));
+            }
+            4 => {
+                let n = 1 + self.rng.size(16_382) as u32;
+                if self.may("peek") {
+                    self.add(side, Op::Peek(n));
+                }
+            }
+            5 if self.may("key-update") => {
+                for _ in 0..self.rng.pick(&[1, 1, 1, 2, 3, 5]) {
+                    let ask = self.rng.chance(50);
+                    self.add(side, Op::KeyUpdate { ask });
+                    if self.rng.chance(70) {
+                        let n = self.rng.size(3000) as u32;
+                        self.add(side, Op::Write(n));
+                    }
+                }
+            }
+            6 if self.may("renegotiate") => {
+                let step = Step::Renegotiate {
+                    by: side,
+                    short: self.rng.chance(30),
+                    suite: if self.rng.chance(30) { Some(self.rng.pick(&SUITES12).to_owned()) } else { None },
+                    ask: self.rng.chance(30),
+                };
+                self.steps.push(step);
+                // The classic use: go on with the new keys.
+                let n = self.rng.size(20_000) as u32;
+                self.add(side, Op::Write(n));
+                self.add(side.other(), Op::ReadAll { piece: 16384 });
+            }
+            7 if self.may("ticket") => self.add(Side::Server, Op::Ticket),
+            8 if self.may("pha") => {
+                self.add(Side::Server, Op::AskCertificate);
+                self.add(Side::Server, Op::Handshake);
+                self.add(Side::Client, Op::ReadOnce(64));
+                self.add(Side::Server, Op::ReadOnce(64));
+                self.add(Side::Server, Op::State);
+            }
+            9 if self.may("together") => self.together(),
+            10 if self.may("park") => self.park(side),
+            11 if self.may("sendfile") => {
+                let n = 1 + self.write_size();
+                self.add(side, Op::SendFile(n));
+            }
+            12 => {
+                let cut = match self.rng.below(4) {
+                    0 => Cut::Whole,
+                    1 => Cut::Bytes,
+                    2 => Cut::Every(1 + self.rng.size(40) as u16),
+                    _ => Cut::Every(100 + self.rng.size(9000) as u16),
+                };
+                let lag = self.rng.chance(60);
+                self.lag[side.index()] = lag;
+                self.steps.push(Step::Wire { to: side, cut, lag });
+            }
+            13 => {
+                let modes = self.rng.below(8) as u8;
+                if !self.parked[side.index()] {
+                    self.add(side, Op::Modes(modes));
+                }
+            }
+            14 => {
+                let on = self.rng.chance(50);
+                self.add(side, Op::NonBlocking(on));
+            }
+            15 if self.may("max-fragment") => {
+                let n = 512 + self.rng.size(16384 - 512) as u16;
+                self.add(side, Op::MaxFragment(n));
+            }
+            16 => self.add(side, Op::HasPending),
+            17 => self.add(side, Op::Handshake),
+            18 => self.add(side, Op::State),
+            19 if self.may("half-close") => {
+                if self.rng.chance(50) {
+                    self.add(side, Op::Shutdown);
+                }
+            }
+            20 if self.may("damage") && self.rng.chance(40) => {
+                self.steps.push(Step::Damage { to: side.other() });
+                let n = self.write_size().max(1);
+                self.add(side, Op::Write(n));
+                self.add(side.other(), Op::ReadAll { piece: 16384 });
+                self.add(side, Op::ReadOnce(100));
+            }
+            _ => {}
+        }
+    }
+
+    fn together(&mut self) {
+        let mut deeds = [Vec::new(), Vec::new()];
+        for list in &mut deeds {
+            for _ in 0..self.rng.below(5) {
+                let update = self.setup.tls13 && !self.without.has("key-update");
+                list.push(match self.rng.weighted(&[60, 10, if update { 30 } else { 0 }]) {
+                    0 => Deed::Write(self.rng.size(120_000) as u32),
+                    1 if !self.without.has("sendfile") => Deed::SendFile(1 + self.rng.size(60_000) as u32),
+                    2 => Deed::KeyUpdate { ask: self.rng.chance(50) },
+                    _ => Deed::Write(100),
+                });
+            }
+        }
+        self.steps.push(Step::Together(deeds));
+        self.steps.push(Step::Barrier);
+    }
+
+    fn park(&mut self, side: Side) {
+        let n = (400_000 + self.rng.size(200_000)) as u32;
+        self.add(side, Op::Park(n));
+        self.parked[side.index()] = true;
+        for _ in 0..self.rng.below(4) {
+            let op = match self.rng.below(6) {
+                0 => Op::ReadOnce(100),
+                1 if self.setup.tls13 && self.may("park-key-update") => Op::KeyUpdate { ask: self.rng.chance(50) },
+                2 => Op::HasPending,
+                3 if self.setup.tls13 && self.may("park-ticket") => Op::Ticket,
+                4 => Op::Peek(50),
+                _ => Op::State,
+            };
+            if op == Op::Ticket {
+                self.add(Side::Server, op);
+            } else {
+                self.add(side, op);
+            }
+        }
+        self.add(side, Op::Finish);
+        self.parked[side.index()] = false;
+        self.add(side.other(), Op::ReadAll { piece: 131_072 });
+    }
+
+    fn finish(&mut self) {
+        let side = self.side();
+        match self.rng.weighted(&[40, 15, 10, 10, 10, 15]) {
+            0 => {
+                // Both ways, sometimes with unread data, then clear text.
+                if self.rng.chance(70) {
+                    self.add(side.other(), Op::ReadAll { piece: 16384 });
+                    self.add(side, Op::ReadAll { piece: 16384 });
+                }
+                self.add(side, Op::Shutdown);
+                if self.rng.chance(30) {
+                    let n = self.rng.size(30_000) as u32;
+                    self.add(side.other(), Op::Write(n));
+                    if self.rng.chance(80) {
+                        self.add(side, Op::ReadAll { piece: 16384 });
+                    }
+                }
+                self.add(side.other(), Op::ReadOnce(100));
+                self.add(side.other(), Op::Shutdown);
+                self.add(side, Op::Shutdown);
+                self.add(side, Op::ReadOnce(100));
+                if self.rng.chance(60) && self.may("clear") {
+                    let n = 1 + self.rng.size(5000) as u32;
+                    self.add(side, Op::ClearSend(n));
+                    self.add(side.other(), Op::ClearSend(n / 2 + 1));
+                    self.add(side.other(), Op::ClearReceive);
+                    self.add(side, Op::ClearReceive);
+                }
+            }
+            1 => {
+                self.add(side, Op::Shutdown);
+                self.add(side, Op::Write(10));
+                self.add(side.other(), Op::ReadAll { piece: 16384 });
+                self.add(side.other(), Op::ReadOnce(10));
+                self.add(side.other(), Op::Write(100));
+            }
+            2 => self.cut_off(side, Ending::Fin),
+            3 => self.cut_off(side, Ending::Close),
+            4 => self.cut_off(side, Ending::Reset),
+            _ => {}
+        }
+    }
+
+    fn cut_off(&mut self, side: Side, ending: Ending) {
+        self.add(side, Op::End(ending));
+        if self.rng.chance(60) {
+            self.add(side.other(), Op::ReadAll { piece: 16384 });
+        }
+        self.add(side.other(), Op::ReadOnce(100));
+        self.add(side.other(), Op::Write(100));
+        self.add(side.other(), Op::Write(100));
+        self.add(side.other(), Op::ReadOnce(100));
+        self.add(side.other(), Op::Shutdown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_a_program() {
+        for seed in 0..200 {
+            let one = program(seed, &Without::default());
+            assert_eq!(one, program(seed, &Without::default()));
+            assert_eq!(one, Program::parse(&one.text()).expect("its own text"));
+        }
+        assert_ne!(program(1, &Without::default()).steps, program(2, &Without::default()).steps);
+    }
+}

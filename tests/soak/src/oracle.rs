@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The wire oracle: reads a capture of both directions with the key log and says what is wrong with it.
+//!
+//! Each record must be well-formed and open under the key and the sequence number that are its turn;
+//! explicit nonces (TLS 1.2 AES) must count up; and no key is ever used twice with one nonce, which is
+//! looked for by itself, in a set, so that it is found also where an order check would not look.
+//! What follows a close_notify is clear text and only counted.
+
+use std::collections::{HashMap, HashSet};
+
+use ktlsshim_tests::peer::{self, Half};
+use ktlsshim_tests::{Keys, Version};
+
+use crate::schedule::Suite;
+
+const CCS: u8 = 20;
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const DATA: u8 = 23;
+
+#[derive(Default, Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub records: u64,
+    pub data_bytes: u64,
+    pub key_updates: u64,
+    pub handshakes: u64,
+    pub clear_bytes: u64,
+    /// Bytes of a last record that is not whole.
+    pub tail: usize,
+}
+
+#[derive(Default)]
+pub struct Nonces(HashSet<([u8; 32], [u8; 12])>);
+
+impl Nonces {
+    /// False: this key was used with this nonce before.
+    pub fn add(&mut self, key: &[u8], nonce: [u8; 12]) -> bool {
+        let mut padded = [0; 32];
+        padded[..key.len()].copy_from_slice(key);
+        self.0.insert((padded, nonce))
+    }
+}
+
+/// The secrets of a key log by label and client random.
+pub struct KeyLog(HashMap<(String, String), Vec<u8>>);
+
+impl KeyLog {
+    pub fn parse(lines: &[String]) -> KeyLog {
+        let mut all = HashMap::new();
+        for line in lines {
+            let words: Vec<_> = line.split(' ').collect();
+            if let [label, random, secret] = words[..] {
+                all.insert((label.to_owned(), random.to_lowercase()), unhex(secret));
+            }
+        }
+        KeyLog(all)
+    }
+
+    fn get(&self, label: &str, random: &[u8]) -> Result<&[u8], String> {
+        let random: String = random.iter().map(|b| format!("{b:02x}")).collect();
+        let found = self.0.get(&(label.to_owned(), random.clone()));
+        found.map(Vec::as_slice).ok_or_else(|| format!("the key log has no {label} for {random}"))
+    }
+}
+
+fn unhex(s: &str) -> Vec<u8> {
+    (0..s.len() / 2).filter_map(|i| u8::from_str_radix(s.get(2 * i..2 * i + 2)?, 16).ok()).collect()
+}
+
+/// A direction, read on as far as the other one allows.
+struct Way<'a> {
+    wire: &'a [u8],
+    at: usize,
+    half: Option<Half>,
+    /// Keys that the next ChangeCipherSpec switches on (TLS 1.2).
+    next: Option<Keys>,
+    /// TLS 1.2 AES: the first record under a key says where its explicit nonces begin.
+    fresh: bool,
+    secret: Vec<u8>,
+    messages: Vec<u8>,
+    closed: bool,
+    finished: bool,
+    dead: bool,
+    seen: Seen,
+}
+
+struct Reading<'a> {
+    log: KeyLog,
+    ways: [Way<'a>; 2],
+    nonces: Nonces,
+    suite: Option<Suite>,
+    client_random: Vec<u8>,
+    server_random: Vec<u8>,
+}
+
+/// `captured[0]` is what the client sent. Err: what is wrong, and where.
+pub fn judge(captured: &[Vec<u8>; 2], keylog: &[String]) -> Result<[Seen; 2], String> {
+    let way = |wire| Way {
+        wire,
+        at: 0,
+        half: None,
+        next: None,
+        fresh: false,
+        secret: Vec::new(),
+        messages: Vec::new(),
+        closed: false,
+        finished: false,
+        dead: false,
+        seen: Seen::default(),
+    };
+    let mut reading = Reading {
+        log: KeyLog::parse(keylog),
+        ways: [way(&captured[0]), way(&captured[1])],
+        nonces: Nonces::default(),
+        suite: None,
+        client_random: Vec::new(),
+        server_random: Vec::new(),
+    };
+    loop {
+        let moved = reading.advance(0)? | reading.advance(1)?;
+        if !moved {
+            break;
+        }
+    }
+    for (side, way) in reading.ways.iter_mut().enumerate() {
+        let rest = way.wire.len() - way.at;
+        if way.closed {
+            way.seen.clear_bytes = rest as u64;
+        } else if rest > 0 {
+            let whole = way.wire.get(way.at..way.at + 5).is_some_and(|h| rest >= 5 + peer::length(h));
+            if whole {
+                return Err(format!("side {side}: whole records at byte {} that no key is known for", way.at));
+            }
+            way.seen.tail = rest;
+        }
+    }
+    Ok(reading.ways.map(|way| way.seen))
+}
+
+impl Reading<'_> {
+    /// Reads records of one direction until it has to wait for the other.
+    fn advance(&mut self, side: usize) -> Result<bool, String> {
+        let mut moved = false;
+        loop {
+            let way = &self.ways[side];
+            if way.closed {
+                return Ok(moved);
+            }
+            let Some(head) = way.wire.get(way.at..way.at + 5) else { return Ok(moved) };
+            let end = way.at + 5 + peer::length(head);
+            let Some(record) = way.wire.get(way.at..end) else { return Ok(moved) };
+            // A client's ClientHello may be followed at once; the server's keys
+            // need both randoms, which come first in both directions.
+            if side == 1 && self.client_random.is_empty() {
+                return Ok(moved);
+            }
+            if self.must_wait(side, record) {
+                return Ok(moved);
+            }
+            let at = way.at;
+            self.record(side, record).map_err(|e| {
+                format!("{} record {} at byte {at}: {e}", ["client's", "server's"][side], self.ways[side].seen.records)
+            })?;
+            self.ways[side].at = end;
+            moved = true;
+        }
+    }
+
+    /// The client's protected records need a suite, which the server's hello names; and a
+    /// ChangeCipherSpec needs the keys that it switches on.
+    fn must_wait(&self, side: usize, record: &[u8]) -> bool {
+        let way = &self.ways[side];
+        match self.suite {
+            None => record[0] == CCS || record[0] == DATA,
+            Some(suite) if suite.version == Version::Tls12 => {
+                // Under protection too the type is in the header.
+                record[0] == CCS && way.next.is_none()
+            }
+            Some(_) => record[0] == DATA && way.half.is_none(),
+        }
+    }
+
+    fn record(&mut self, side: usize, record: &[u8]) -> Result<(), String> {
+        let tls13 = self.suite.is_some_and(|s| s.version == Version::Tls13);
+        let way = &mut self.ways[side];
+        if way.dead {
+            return Err("a record after a fatal alert".into());
+        }
+        if !(CCS..=DATA).contains(&record[0]) || record[1] != 3 || !(1..=3).contains(&record[2]) {
+            return Err(format!("header {:02x?}", &record[..5]));
+        }
+        if way.half.is_none() || (tls13 && record[0] == CCS && !way.finished) {
+            let body = record[5..].to_vec();
+            way.seen.records += 1;
+            return self.content(side, record[0], body);
+        }
+        let Some(half) = &mut way.half else { return Err("no keys".into()) };
+        let mut keys = half.keys().clone();
+        if keys.explicit_nonce() {
+            let Some(wire) = record.get(5..13) else { return Err("shorter than its nonce".into()) };
+            let explicit = u64::from_be_bytes(wire.try_into().expect("eight"));
+            if !self.nonces.add(&keys.key, nonce(&keys, Some(explicit))) {
+                return Err(format!("key and nonce {explicit:#x} are on the wire already"));
+            }
+            if way.fresh {
+                keys.set_nonce(explicit);
+                *half = Half::new(keys);
+            }
+        } else if !self.nonces.add(&keys.key, nonce(&keys, None)) {
+            return Err(format!("key and nonce of record {} are on the wire already", keys.seq));
+        }
+        way.fresh = false;
+        let opened = half.open(record).map_err(|e| format!("number {}: {e:?}", half.seq()))?;
+        way.seen.records += 1;
+        self.content(side, opened.kind, opened.data)
+    }
+
+    fn content(&mut self, side: usize, kind: u8, data: Vec<u8>) -> Result<(), String> {
+        let way = &mut self.ways[side];
+        match kind {
+            DATA => {
+                way.seen.data_bytes += data.len() as u64;
+                if !way.messages.is_empty() {
+                    return Err("data inside a handshake message".into());
+                }
+            }
+            ALERT => match data[..] {
+                [_, 0] => way.closed = true,
+                [2, _] => way.dead = true,
+                [1, _] => {}
+                _ => return Err(format!("an alert of {} bytes", data.len())),
+            },
+            CCS => {
+                if data != [1] {
+                    return Err("a ChangeCipherSpec that is none".into());
+                }
+                if let Some(keys) = way.next.take() {
+                    way.half = Some(Half::new(keys));
+                    way.fresh = true;
+                }
+            }
+            HANDSHAKE => {
+                way.messages.extend(data);
+                while let Some(message) = self.message(side) {
+                    self.learn(side, &message)?;
+                }
+            }
+            other => return Err(format!("content type {other}")),
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, side: usize) -> Option<Vec<u8>> {
+        let messages = &mut self.ways[side].messages;
+        let head = messages.get(1..4)?;
+        let end = 4 + (usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]));
+        if messages.len() < end {
+            return None;
+        }
+        let rest = messages.split_off(end);
+        Some(std::mem::replace(messages, rest))
+    }
+
+    fn learn(&mut self, side: usize, message: &[u8]) -> Result<(), String> {
+        let tls13 = self.suite.is_some_and(|s| s.version == Version::Tls13);
+        match message[0] {
+            1 => self.client_random = message.get(6..38).ok_or("a short ClientHello")?.to_vec(),
+            2 => self.server_hello(message)?,
+            20 if tls13 && !self.ways[side].finished => {
+                let label = ["CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"][side];
+                let secret = self.log.get(label, &self.client_random)?.to_vec();
+                let way = &mut self.ways[side];
+                way.finished = true;
+                way.seen.handshakes += 1;
+                if !way.messages.is_empty() {
+                    return Err("a message across a key change".into());
+                }
+                self.install(side, secret);
+            }
+            20 if !tls13 => self.ways[side].seen.handshakes += 1,
+            24 if tls13 => {
+                let way = &mut self.ways[side];
+                if !way.messages.is_empty() {
+                    return Err("a message across a key change".into());
+                }
+                way.seen.key_updates += 1;
+                let suite = self.suite.ok_or("no suite")?;
+                let secret = suite.next(&way.secret);
+                let label = ["CLIENT", "SERVER"][side];
+                let label = format!("{label}_TRAFFIC_SECRET_{}", self.ways[side].seen.key_updates);
+                // OpenSSL 1.1.1 does not log these; where they are, they must agree.
+                if self.log.get(&label, &self.client_random).is_ok_and(|logged| logged != secret) {
+                    return Err(format!("{label} is not what follows from the one before"));
+                }
+                self.install(side, secret);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, side: usize, secret: Vec<u8>) {
+        if let Some(suite) = self.suite {
+            self.ways[side].half = Some(Half::new(suite.traffic(&secret)));
+            self.ways[side].secret = secret;
+        }
+    }
+
+    fn server_hello(&mut self, message: &[u8]) -> Result<(), String> {
+        self.server_random = message.get(6..38).ok_or("a short ServerHello")?.to_vec();
+        let session = usize::from(*message.get(38).ok_or("a short ServerHello")?);
+        let id = message.get(39 + session..41 + session).ok_or("a short ServerHello")?;
+        let id = u16::from_be_bytes([id[0], id[1]]);
+        let suite = Suite::of(id).ok_or_else(|| format!("suite {id:#06x}"))?;
+        self.suite = Some(suite);
+        if suite.version == Version::Tls13 {
+            for (side, label) in ["CLIENT_HANDSHAKE_TRAFFIC_SECRET", "SERVER_HANDSHAKE_TRAFFIC_SECRET"].into_iter().enumerate() {
+                let secret = self.log.get(label, &self.client_random)?.to_vec();
+                self.install(side, secret);
+            }
+        } else {
+            let master = self.log.get("CLIENT_RANDOM", &self.client_random)?;
+            let [client, server] = suite.pair(master, &self.client_random, &self.server_random);
+            self.ways[0].next = Some(client);
+            self.ways[1].next = Some(server);
+        }
+        Ok(())
+    }
+}
+
+fn nonce(keys: &Keys, explicit: Option<u64>) -> [u8; 12] {
+    let mut nonce = keys.iv;
+    match explicit {
+        Some(explicit) => nonce[4..].copy_from_slice(&explicit.to_be_bytes()),
+        None => nonce[4..].iter_mut().zip(keys.seq.to_be_bytes()).for_each(|(n, s)| *n ^= s),
+    }
+    nonce
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The wire between two ends. Both connect here, and each byte passes through our hands: it is kept
+//! for the oracle, cut into other segments, held back, or damaged. FIN and RST are passed on.
+//!
+//! There is no thread: whoever waits for the ends pumps. Memory: the relay owns both sockets and what
+//! is under way between them, without a limit, so that a writer never waits for a reader.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use crate::program::Cut;
+
+/// Room for a writer against a wire that stands still; the kernel doubles it.
+const RECEIVE_BUFFER: libc::c_int = 32 * 1024;
+
+/// One direction.
+pub struct Way {
+    pub captured: Vec<u8>,
+    under_way: Vec<u8>,
+    at: usize,
+    pub cut: Cut,
+    /// Nothing is read from the sender.
+    pub stalled: bool,
+    /// Bytes wait here until somebody reads at the other end.
+    pub held: bool,
+    /// The last byte of what comes next is to be damaged.
+    pub damage: bool,
+    burst: usize,
+    eof_in: bool,
+    eof_out: bool,
+}
+
+impl Way {
+    fn new() -> Way {
+        Way {
+            captured: Vec::new(),
+            under_way: Vec::new(),
+            at: 0,
+            cut: Cut::Whole,
+            stalled: false,
+            held: false,
+            damage: false,
+            burst: 0,
+            eof_in: false,
+            eof_out: false,
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.under_way.len() - self.at
+    }
+
+    fn segment(&self) -> usize {
+        match self.cut {
+            Cut::Whole => usize::MAX,
+            Cut::Every(n) => usize::from(n.max(1)).max(if self.burst > 3000 { 1448 } else { 1 }),
+            Cut::Bytes if self.burst < 400 => 1,
+            Cut::Bytes => 997,
+        }
+    }
+}
+
+pub struct Relay {
+    /// Client's and server's socket; None once it was reset or has failed.
+    ends: [Option<TcpStream>; 2],
+    /// `ways[side]` leads *from* that side.
+    pub ways: [Way; 2],
+    /// RST was seen from this side.
+    pub broken: [bool; 2],
+    pub moved: bool,
+}
+
+fn option(socket: &TcpStream, level: i32, name: i32, value: &[u8]) {
+    // SAFETY: setsockopt reads `value` and keeps nothing.
+    unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), value.len() as u32) };
+}
+
+fn count(socket: &TcpStream, what: libc::c_ulong) -> usize {
+    let mut n: libc::c_int = 0;
+    // SAFETY: FIONREAD and SIOCOUTQ write one int.
+    unsafe { libc::ioctl(socket.as_raw_fd(), what, &mut n) };
+    n.max(0) as usize
+}
+
+const SIOCOUTQ: libc::c_ulong = libc::TIOCOUTQ;
+
+pub fn listen() -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let size = RECEIVE_BUFFER.to_ne_bytes();
+    // SAFETY: as in `option`; accepted sockets inherit it.
+    unsafe {
+        libc::setsockopt(listener.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, size.as_ptr().cast(), 4);
+    }
+    Ok(listener)
+}
+
+impl Relay {
+    pub fn new(client: TcpStream, server: TcpStream) -> std::io::Result<Relay> {
+        for end in [&client, &server] {
+            end.set_nonblocking(true)?;
+            end.set_nodelay(true)?;
+        }
+        Ok(Relay {
+            ends: [Some(client), Some(server)],
+            ways: [Way::new(), Way::new()],
+            broken: [false; 2],
+            moved: false,
+        })
+    }
+
+    /// Descriptors and events to wait for.
+    pub fn poll_fds(&self) -> Vec<libc::pollfd> {
+        let mut fds = Vec::with_capacity(2);
+        for (side, end) in self.ends.iter().enumerate() {
+            let Some(end) = end else { continue };
+            let (from, to) = (&self.ways[side], &self.ways[1 - side]);
+            let mut events = 0;
+            if !from.stalled && !from.eof_in {
+                events |= libc::POLLIN;
+            }
+            if to.waiting() > 0 && !to.held {
+                events |= libc::POLLOUT;
+            }
+            if events != 0 {
+                fds.push(libc::pollfd { fd: end.as_raw_fd(), events, revents: 0 });
+            }
+        }
+        fds
+    }
+
+    /// Moves what can be moved without waiting.
+    pub fn pump(&mut self) {
+        self.moved = false;
+        for side in [0, 1] {
+            self.take(side);
+        }
+        for side in [0, 1] {
+            self.give(side);
+        }
+    }
+
+    fn take(&mut self, side: usize) {
+        let way = &mut self.ways[side];
+        let Some(end) = &mut self.ends[side] else { return };
+        if way.stalled || way.eof_in {
+            return;
+        }
+        let mut room = [0u8; 65536];
+        loop {
+            match end.read(&mut room) {
+                Ok(0) => {
+                    way.eof_in = true;
+                    self.moved = true;
+                    return;
+                }
+                Ok(n) => {
+                    way.captured.extend_from_slice(&room[..n]);
+                    if way.waiting() == 0 {
+                        (way.at, way.burst) = (0, 0);
+                        way.under_way.clear();
+                    }
+                    way.under_way.extend_from_slice(&room[..n]);
+                    self.moved = true;
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.broken[side] = true;
+                    self.moved = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn give(&mut self, from: usize) {
+        let to = 1 - from;
+        let way = &mut self.ways[from];
+        if way.damage || way.held {
+            return;
+        }
+        for _ in 0..256 {
+            if way.waiting() == 0 {
+                break;
+            }
+            let Some(end) = &mut self.ends[to] else {
+                way.at = way.under_way.len();
+                break;
+            };
+            let n = way.waiting().min(way.segment());
+            match end.write(&way.under_way[way.at..way.at + n]) {
+                Ok(n) => {
+                    way.at += n;
+                    way.burst += n;
+                    self.moved = true;
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    // Its reader is gone: what it sent before that is read first.
+                    self.broken[to] = true;
+                    way.at = way.under_way.len();
+                    break;
+                }
+            }
+        }
+        if way.waiting() == 0 {
+            if self.broken[from] {
+                self.reset(to);
+            } else if way.eof_in && !way.eof_out {
+                way.eof_out = true;
+                self.moved = true;
+                if let Some(end) = &self.ends[to] {
+                    let _ = end.shutdown(std::net::Shutdown::Write);
+                }
+            }
+        }
+    }
+
+    fn reset(&mut self, side: usize) {
+        if let Some(end) = self.ends[side].take() {
+            // What it was sent before must be there before the RST is.
+            let until = Instant::now() + Duration::from_millis(200);
+            while count(&end, SIOCOUTQ) > 0 && Instant::now() < until {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            let linger = [1i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat();
+            option(&end, libc::SOL_SOCKET, libc::SO_LINGER, &linger);
+            self.moved = true;
+        }
+    }
+
+    /// Is all that was sent in the other end's receive queue?
+    fn is_quiet(&self) -> bool {
+        [0, 1].into_iter().all(|side| {
+            let way = &self.ways[side];
+            let arrived = match &self.ends[side] {
+                Some(end) => way.stalled || way.eof_in || self.broken[side] || count(end, libc::FIONREAD) == 0,
+                None => true,
+            };
+            let delivered = match &self.ends[1 - side] {
+                Some(end) => way.held || (way.waiting() == 0 && count(end, SIOCOUTQ) == 0),
+                None => true,
+            };
+            arrived && delivered
+        })
+    }
+
+    /// Pumps until nothing is under way. False: an end takes no more.
+    pub fn settle(&mut self) -> bool {
+        let mut still = 0;
+        loop {
+            self.pump();
+            if self.is_quiet() && !self.moved {
+                return true;
+            }
+            if self.moved {
+                still = 0;
+                continue;
+            }
+            still += 1;
+            if still > 30 {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+
+    /// Waits for FIN or RST from this side, which is known to have sent it.
+    pub fn await_end(&mut self, side: usize) {
+        let until = Instant::now() + Duration::from_secs(2);
+        while !self.ways[side].eof_in && !self.broken[side] && !self.ways[side].stalled && Instant::now() < until {
+            self.pump();
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        self.settle();
+    }
+
+    /// Damages the last byte that came from this side and is still here.
+    pub fn damage(&mut self, side: usize) -> bool {
+        let way = &mut self.ways[side];
+        way.damage = false;
+        let last = way.under_way.len().checked_sub(1).filter(|_| way.waiting() > 0);
+        if let Some(byte) = last.and_then(|at| way.under_way.get_mut(at)) {
+            *byte ^= 0x40;
+            return true;
+        }
+        false
+    }
+
+    pub fn is_held_up(&self, side: usize) -> bool {
+        self.ways[side].waiting() > 0
+    }
+}

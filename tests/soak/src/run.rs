@@ -1,0 +1,626 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One program, one lane: two endpoints in lockstep over a relay.
+//!
+//! After each operation the wire is brought to rest (everything that was sent lies in the other end's
+//! receive queue), so that what a single call finds does not depend on time. What cannot be had that
+//! way runs as a loop of which only the sum counts.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::endpoint::Endpoint;
+use crate::generate::SUITES12;
+use crate::program::{Deed, End, Ending, Io, Op, Program, SIDES, Side, Step};
+use crate::relay::{self, Relay};
+
+#[derive(Default)]
+pub struct Lane {
+    /// `(step, text)`: the answers of both ends in order.
+    pub transcript: Vec<(usize, String)>,
+    pub keylog: Vec<String>,
+    /// What each side sent, as it was on the wire.
+    pub captured: [Vec<u8>; 2],
+    /// Shim logs of both ends, one JSON line per connection.
+    pub logs: [String; 2],
+    /// SSL_sendfile was granted so many times.
+    pub granted: usize,
+    /// An endpoint hung or died.
+    pub trouble: Option<String>,
+    /// A write was cut off: the last record on the wire need not be whole.
+    pub cut_off: [bool; 2],
+}
+
+#[derive(Default, Clone)]
+struct EndState {
+    blocking: bool,
+    timeout: bool,
+    parked: bool,
+    fd_closed: bool,
+    fin: bool,
+    /// A call failed for good: nothing is to be expected from it.
+    broken: bool,
+    /// SSL_get_shutdown.
+    shutdown: i64,
+}
+
+struct Runner<'a> {
+    program: &'a Program,
+    ends: [&'a mut Endpoint; 2],
+    relay: Relay,
+    lane: Lane,
+    state: [EndState; 2],
+    /// Application bytes sent *by* this side and not yet read.
+    out: [i64; 2],
+    /// Clear bytes likewise.
+    clear: [i64; 2],
+    /// The stream *from* this side holds data whose record borders may differ.
+    loose: [bool; 2],
+    lag: [bool; 2],
+    quiet: bool,
+    step: usize,
+    patience: Duration,
+}
+
+/// A value of an answer.
+fn value(answer: &str, name: &str) -> i64 {
+    let found = answer.split(' ').find_map(|w| w.strip_prefix(name)?.strip_prefix('='));
+    found.and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+pub fn run(program: &Program, client: &mut Endpoint, server: &mut Endpoint, patience: Duration) -> Lane {
+    let mut lane = Lane::default();
+    for end in [&mut *client, &mut *server] {
+        end.new_log();
+    }
+    match go(program, [client, server], patience, &mut lane) {
+        Ok(()) => {}
+        Err(e) => {
+            lane.transcript.push((usize::MAX, format!("TROUBLE {e:#}")));
+            lane.trouble = Some(format!("{e:#}"));
+            for end in [client, server] {
+                if let Err(e) = end.restart() {
+                    lane.trouble = Some(format!("cannot start the endpoint again: {e:#}"));
+                }
+            }
+            return lane;
+        }
+    }
+    lane.logs = [client.new_log(), server.new_log()];
+    lane
+}
+
+fn open_line(program: &Program, side: Side, port: u16, patience: Duration) -> String {
+    let setup = &program.setup;
+    let End { io, modes, nonblocking, timeout, use_ex, read_ahead, max_fragment, send_buffer, receive_buffer } =
+        program.end(side);
+    let role = if side == Side::Server { 's' } else { 'c' };
+    let bio = match io {
+        Io::Socket => "sock",
+        Io::Own => "own",
+        Io::Buffer => "buf",
+    };
+    let flag = |b: bool| i32::from(b);
+    format!(
+        "open role={role} port={port} ver={} suite={} bio={bio} mode={modes} nb={} rto={timeout} sto={timeout} ex={} \
+         ra={} msf={max_fragment} sndbuf={send_buffer} rcvbuf={receive_buffer} tickets={} noren={} ask={} cert={} \
+         mfl={} pha=1 eofok={} patience={}",
+        if setup.tls13 { 13 } else { 12 },
+        if side == Side::Server && !setup.tls13 { SUITES12.join(":") } else { setup.suite.clone() },
+        flag(*nonblocking),
+        flag(*use_ex),
+        flag(*read_ahead),
+        setup.tickets,
+        setup.refuse_renegotiation >> side.index() & 1,
+        flag(setup.ask_certificate && side == Side::Server),
+        flag(setup.client_certificate),
+        setup.fragment_length,
+        flag(setup.eof_is_fine),
+        patience.as_millis(),
+    )
+}
+
+fn go(program: &Program, ends: [&mut Endpoint; 2], patience: Duration, lane: &mut Lane) -> Result<()> {
+    let listener = relay::listen()?;
+    let port = listener.local_addr()?.port();
+    let [client, server] = ends;
+    client.send(&open_line(program, Side::Client, port, patience))?;
+    let client_socket = accept(&listener)?;
+    server.send(&open_line(program, Side::Server, port, patience))?;
+    let server_socket = accept(&listener)?;
+    let state = SIDES.map(|side| {
+        let end = program.end(side);
+        EndState { blocking: !end.nonblocking, timeout: end.timeout != 0, ..EndState::default() }
+    });
+    let mut runner = Runner {
+        program,
+        ends: [client, server],
+        relay: Relay::new(client_socket, server_socket)?,
+        lane: std::mem::take(lane),
+        state,
+        out: [0; 2],
+        clear: [0; 2],
+        loose: [false; 2],
+        lag: [false; 2],
+        quiet: true,
+        step: 0,
+        patience,
+    };
+    let result = runner.everything();
+    *lane = runner.lane;
+    for (side, way) in runner.relay.ways.into_iter().enumerate() {
+        lane.captured[side] = way.captured;
+    }
+    result
+}
+
+fn accept(listener: &TcpListener) -> Result<std::net::TcpStream> {
+    listener.set_nonblocking(true)?;
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        match listener.accept() {
+            Ok((socket, _)) => return Ok(socket),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && Instant::now() < until => {
+                std::thread::sleep(Duration::from_micros(300));
+            }
+            Err(e) => return Err(e).context("an endpoint does not connect"),
+        }
+    }
+}
+
+impl Runner<'_> {
+    fn everything(&mut self) -> Result<()> {
+        for side in 0..2 {
+            let line = self.await_line(side)?;
+            if value(&line, "ret") != 0 {
+                bail!("{line}");
+            }
+        }
+        let hs = ["hs loose=1".to_owned()];
+        self.both([&hs, &hs])?;
+        let steps = &self.program.steps;
+        for (n, step) in steps.iter().enumerate() {
+            self.step = n + 1;
+            self.step(step)?;
+        }
+        self.step = steps.len() + 1;
+        for side in 0..2 {
+            // A parked write and a stalled wire end with the connection.
+            self.lane.cut_off[side] |= self.state[side].parked;
+            self.send(side, "end")?;
+        }
+        Ok(())
+    }
+
+    fn await_line(&mut self, side: usize) -> Result<String> {
+        let until = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < until {
+            self.relay.pump();
+            if let Some(line) = self.take_line(side)? {
+                return Ok(line);
+            }
+            self.wait();
+        }
+        bail!("no answer from {}", SIDES[side].letter())
+    }
+
+    /// An answer; other lines are put where they belong.
+    fn take_line(&mut self, side: usize) -> Result<Option<String>> {
+        let name = SIDES[side].letter();
+        while let Some(line) = self.ends[side].line().with_context(|| format!("side {name}"))? {
+            if let Some(key) = line.strip_prefix("K ") {
+                self.lane.keylog.push(key.to_owned());
+            } else if line == "# granted" {
+                self.lane.granted += 1;
+            } else if line.starts_with('=') {
+                return Ok(Some(line));
+            }
+        }
+        Ok(None)
+    }
+
+    fn wait(&self) {
+        let mut fds = self.relay.poll_fds();
+        for end in &self.ends {
+            fds.push(libc::pollfd { fd: end.fd(), events: libc::POLLIN, revents: 0 });
+        }
+        // SAFETY: `fds` is a live array of its length.
+        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 20) };
+    }
+
+    /// Both ends run their commands at once; the answers, in order.
+    fn phase(&mut self, commands: [&[String]; 2]) -> Result<[Vec<String>; 2]> {
+        for (side, list) in commands.iter().enumerate() {
+            for command in *list {
+                self.ends[side].send(command)?;
+            }
+        }
+        let mut answers = [Vec::new(), Vec::new()];
+        let until = Instant::now() + self.patience * (1 + commands[0].len().max(commands[1].len()) as u32);
+        loop {
+            self.relay.pump();
+            for side in 0..2 {
+                while let Some(line) = self.take_line(side)? {
+                    answers[side].push(line);
+                }
+            }
+            if (0..2).all(|side| answers[side].len() >= commands[side].len()) {
+                return Ok(answers);
+            }
+            if Instant::now() > until {
+                let late: Vec<String> = (0..2)
+                    .filter_map(|side| commands[side].get(answers[side].len()).map(|c| format!("{} {c}", SIDES[side].letter())))
+                    .collect();
+                bail!("HANG in step {}: {}", self.step, late.join(", "));
+            }
+            self.wait();
+        }
+    }
+
+    /// One command at one end, the wire at rest before and after.
+    fn send(&mut self, side: usize, command: &str) -> Result<String> {
+        let command = [command.to_owned()];
+        let lists: [&[String]; 2] = if side == 0 { [&command, &[]] } else { [&[], &command] };
+        let mut answers = self.phase(lists)?;
+        self.quiet = self.relay.settle();
+        let answer = answers[side].pop().unwrap_or_default();
+        self.learn(side, &answer);
+        self.note(side, &answer);
+        Ok(answer)
+    }
+
+    fn both(&mut self, commands: [&[String]; 2]) -> Result<()> {
+        self.release(0);
+        self.release(1);
+        let answers = self.phase(commands)?;
+        self.quiet = self.relay.settle();
+        for (side, list) in answers.iter().enumerate() {
+            for answer in list {
+                self.learn(side, answer);
+                self.note(side, answer);
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, side: usize, text: &str) {
+        self.lane.transcript.push((self.step, format!("{} {text}", SIDES[side].letter())));
+    }
+
+    /// What the answer means for what can be expected later.
+    fn learn(&mut self, side: usize, answer: &str) {
+        let name = answer[1..].split(' ').next().unwrap_or_default();
+        let n = value(answer, "n");
+        match name {
+            "w" | "sf" | "wpark" | "wgo" => self.out[side] += n,
+            "r" | "rn" | "settle" => self.out[1 - side] -= n,
+            "xs" => self.clear[side] += n,
+            "xr" => self.clear[1 - side] -= n,
+            _ => {}
+        }
+        if self.out[1 - side] <= 0 {
+            self.loose[1 - side] = false;
+        }
+        let err = value(answer, "err");
+        if matches!(err, 1 | 5 | 6) && name != "ku" && name != "ren" {
+            self.state[side].broken = true;
+        }
+        if answer.contains(" sd=") {
+            self.state[side].shutdown = value(answer, "sd");
+        }
+    }
+
+    /// Bytes that waited for a reader at this side are delivered.
+    fn release(&mut self, side: usize) {
+        let way = &mut self.relay.ways[1 - side];
+        if way.held {
+            way.held = false;
+            self.quiet = self.relay.settle();
+        }
+    }
+
+    fn hold(&mut self, side: usize) {
+        if self.lag[side] {
+            self.relay.ways[1 - side].held = true;
+        }
+    }
+
+    /// May a single call at this end wait for ever?
+    fn may_wait(&self, side: usize) -> bool {
+        let state = &self.state[side];
+        let peer = &self.state[1 - side];
+        let something = self.out[1 - side] > 0
+            || peer.fd_closed
+            || peer.fin
+            || peer.shutdown & 1 != 0
+            || state.broken
+            || state.shutdown & 2 != 0;
+        state.blocking && !state.timeout && !something
+    }
+
+    fn polite(&self) -> bool {
+        self.state.iter().all(|s| !s.blocking || s.timeout)
+    }
+
+    /// Can single calls of a reader at this side be compared?
+    fn exact(&self, side: usize) -> bool {
+        self.program.end(side_of(side)).receive_buffer >= 1 << 20
+            && self.quiet
+            && !self.loose[1 - side]
+            && !self.relay.is_held_up(1 - side)
+    }
+
+    fn read_loop(&mut self, side: usize, n: i64, piece: u32) -> Result<()> {
+        let loose = i32::from(!self.exact(side) || self.relay.ways[1 - side].held || n < self.out[1 - side] && self.loose[1 - side]);
+        // The loop runs while the relay delivers what it held.
+        self.relay.ways[1 - side].held = false;
+        self.send(side, &format!("rn n={n} piece={} loose={loose}", piece.max(1)))?;
+        self.hold(side);
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Do(side, op) => self.op(side.index(), op),
+            Step::Together(deeds) => self.together(deeds),
+            Step::Barrier => self.barrier(),
+            Step::Renegotiate { by, short, suite, ask } => self.renegotiate(by.index(), *short, suite.as_deref(), *ask),
+            Step::Wire { to, cut, lag } => {
+                let to = to.index();
+                self.release(to);
+                self.relay.ways[1 - to].cut = *cut;
+                self.lag[to] = *lag;
+                self.hold(to);
+                Ok(())
+            }
+            Step::Damage { to } => {
+                let from = 1 - to.index();
+                self.release(to.index());
+                self.relay.ways[from].damage = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn op(&mut self, side: usize, op: &Op) -> Result<()> {
+        for from in 0..2 {
+            // Only the very next write is to be damaged.
+            if self.relay.ways[from].damage && !(from == side && matches!(op, Op::Write(_))) {
+                self.relay.ways[from].damage = false;
+            }
+        }
+        let there = self.out[1 - side];
+        let state = &self.state[side];
+        if state.fd_closed {
+            return Ok(());
+        }
+        if !matches!(op, Op::ReadAll { .. } | Op::ReadPart { .. } | Op::Write(_) | Op::State) {
+            self.release(side);
+        }
+        let loose = i32::from(!self.exact(side));
+        let parked = self.state[side].parked;
+        match op {
+            Op::Write(n) if !parked => {
+                // A write reads too when an answer to a KeyUpdate is due: not timed.
+                self.send(side, &format!("w n={n} loose={loose}"))?;
+                if self.relay.ways[side].damage {
+                    self.relay.damage(side);
+                    self.quiet = self.relay.settle();
+                }
+            }
+            Op::SendFile(n) if !parked => {
+                self.send(side, &format!("sf n={n} loose={loose}"))?;
+                self.loose[side] = true;
+            }
+            Op::ReadOnce(n) | Op::Peek(n) => {
+                let name = if matches!(op, Op::Peek(_)) { "pk" } else { "r" };
+                if self.may_wait(side) {
+                    return Ok(());
+                }
+                if self.exact(side) {
+                    self.send(side, &format!("{name} n={}", n.clamp(&1, &16383)))?;
+                } else if there > 0 {
+                    self.read_loop(side, there, 16384)?;
+                }
+            }
+            Op::ReadAll { piece } if there > 0 => self.read_loop(side, there, *piece)?,
+            Op::ReadPart { percent, piece } if there > 0 => {
+                let part = (there * i64::from(*percent) / 100).max(1);
+                let n = if self.exact(side) || self.lag[side] && !self.loose[1 - side] { part } else { there };
+                self.read_loop(side, n, *piece)?;
+            }
+            // Nothing there: the single call says so.
+            Op::ReadAll { .. } | Op::ReadPart { .. } => return self.op(side, &Op::ReadOnce(100)),
+            Op::HasPending if self.exact(side) && !self.program.end(side_of(side)).read_ahead => {
+                self.send(side, "hp")?;
+            }
+            Op::KeyUpdate { ask } => {
+                self.send(side, &format!("ku n={} loose={loose}", i32::from(*ask)))?;
+            }
+            Op::Handshake if !self.may_wait(side) && self.exact(side) => {
+                self.send(side, "dh1")?;
+            }
+            Op::Ticket => {
+                self.send(side, &format!("nst loose={loose}"))?;
+            }
+            Op::AskCertificate => {
+                self.send(side, &format!("pha loose={loose}"))?;
+            }
+            Op::Shutdown => {
+                // The second call waits for the peer's close_notify.
+                if self.state[side].shutdown & 1 != 0 && (self.may_wait(side) || !self.exact(side)) {
+                    return Ok(());
+                }
+                self.send(side, &format!("sd loose={loose}"))?;
+            }
+            Op::Modes(bits) if !parked => {
+                self.send(side, &format!("mode n={bits} loose={loose}"))?;
+            }
+            Op::NonBlocking(on) => {
+                self.send(side, &format!("nb n={} loose={loose}", i32::from(*on)))?;
+                self.state[side].blocking = !on;
+            }
+            Op::MaxFragment(n) if !parked => {
+                self.send(side, &format!("msf n={n} loose={loose}"))?;
+            }
+            Op::Park(n) if !parked && !self.state[side].broken => {
+                if self.state[side].blocking && !self.state[side].timeout {
+                    return Ok(());
+                }
+                self.relay.ways[side].stalled = true;
+                let answer = self.send(side, &format!("wpark n={n} loose={loose}"))?;
+                self.state[side].parked = value(&answer, "err") == 3 || value(&answer, "err") == 2;
+                if !self.state[side].parked {
+                    self.relay.ways[side].stalled = false;
+                }
+            }
+            Op::Finish if parked => {
+                self.relay.ways[side].stalled = false;
+                self.state[side].parked = false;
+                self.send(side, &format!("wgo loose={loose}"))?;
+            }
+            Op::ClearSend(n) if self.is_clear() => {
+                self.send(side, &format!("xs n={n}"))?;
+            }
+            Op::ClearReceive if self.is_clear() && self.clear[1 - side] > 0 => {
+                let n = self.clear[1 - side];
+                self.send(side, &format!("xr n={n}"))?;
+            }
+            Op::State => {
+                self.send(side, "state")?;
+            }
+            Op::End(ending) => self.end(side, *ending)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Both close_notify are through, and nobody reads ahead: the wire is plain.
+    fn is_clear(&self) -> bool {
+        self.state.iter().all(|s| s.shutdown == 3 && !s.broken && !s.parked && !s.fin && !s.fd_closed)
+            && SIDES.iter().all(|side| !self.program.end(*side).read_ahead)
+            && self.out.iter().all(|n| *n <= 0)
+    }
+
+    fn end(&mut self, side: usize, ending: Ending) -> Result<()> {
+        let state = &mut self.state[side];
+        self.lane.cut_off[side] |= state.parked;
+        let command = match ending {
+            Ending::Close => "close",
+            Ending::Fin => "fin",
+            Ending::Reset => "rst",
+        };
+        state.fin = true;
+        state.fd_closed = ending != Ending::Fin;
+        self.relay.ways[side].stalled = false;
+        self.send(side, command)?;
+        self.relay.await_end(side);
+        Ok(())
+    }
+
+    fn together(&mut self, deeds: &[Vec<Deed>; 2]) -> Result<()> {
+        let usable = |s: &EndState| !s.broken && !s.fd_closed && !s.fin && !s.parked && s.shutdown == 0;
+        if !self.state.iter().all(usable) {
+            return Ok(());
+        }
+        let mut lists = [Vec::new(), Vec::new()];
+        let mut sums = self.out;
+        for side in 0..2 {
+            for deed in &deeds[side] {
+                lists[side].push(match deed {
+                    Deed::Write(n) => {
+                        sums[side] += i64::from(*n);
+                        format!("w n={n} loose=1")
+                    }
+                    Deed::SendFile(n) => {
+                        sums[side] += i64::from(*n);
+                        format!("sf n={n} loose=1")
+                    }
+                    Deed::KeyUpdate { ask } => format!("ku n={} loose=1", i32::from(*ask)),
+                });
+            }
+        }
+        for side in 0..2 {
+            if sums[1 - side] > 0 {
+                lists[side].push(format!("rn n={} piece=16384 loose=1", sums[1 - side]));
+            }
+        }
+        self.both([&lists[0], &lists[1]])?;
+        self.hold(0);
+        self.hold(1);
+        Ok(())
+    }
+
+    fn barrier(&mut self) -> Result<()> {
+        for round in 0..2 {
+            for side in 0..2 {
+                if self.state.iter().any(|s| s.broken || s.fd_closed || s.fin || s.parked || s.shutdown != 0) {
+                    return Ok(());
+                }
+                let loose = i32::from(round == 0 || !self.exact(side));
+                self.send(side, &format!("w n=3 loose={loose}"))?;
+                let loose = i32::from(round == 0 || !self.exact(1 - side) || self.lag[1 - side]);
+                self.release(1 - side);
+                let n = self.out[side];
+                self.send(1 - side, &format!("rn n={n} piece=16384 loose={loose}"))?;
+                self.hold(1 - side);
+            }
+        }
+        Ok(())
+    }
+
+    fn renegotiate(&mut self, by: usize, short: bool, suite: Option<&str>, ask: bool) -> Result<()> {
+        let usable = |s: &EndState| !s.broken && !s.fd_closed && !s.fin && !s.parked && s.shutdown == 0;
+        if !self.state.iter().all(usable) {
+            return Ok(());
+        }
+        self.release(0);
+        self.release(1);
+        let other = 1 - by;
+        if !self.polite() && self.program.setup.refuse_renegotiation != 0 {
+            return Ok(());
+        }
+        if let Some(suite) = suite {
+            self.send(0, &format!("suite suite={suite}"))?;
+        }
+        let ask = i32::from(ask && by == 1);
+        let start = format!("ren n={} ask={ask}", i32::from(short));
+        if self.polite() && self.exact(0) && self.exact(1) {
+            self.send(by, &start)?;
+            for _ in 0..6 {
+                let name = if by == 0 { "dh1" } else { "r n=64" };
+                let first = if by == 1 { "dh1" } else { name };
+                let mine = self.send(by, first)?;
+                let theirs = self.send(other, "r n=64")?;
+                if by == 1 {
+                    self.send(1, "r n=64")?;
+                }
+                if self.state.iter().any(|s| s.broken) || (value(&mine, "ren") == 0 && value(&mine, "init") == 0 && value(&theirs, "init") == 0) {
+                    break;
+                }
+            }
+        } else {
+            if self.out != [0, 0] {
+                return Ok(());
+            }
+            let mut lists = [Vec::new(), Vec::new()];
+            let finish = if by == 0 { "hs loose=1" } else { "dh1 loose=1" };
+            lists[by] = vec![format!("{start} loose=1"), finish.into(), "settle loose=1".into(), "w n=7 loose=1".into(), "rn n=5 loose=1".into()];
+            lists[other] = vec!["rn n=7 loose=1".into(), "w n=5 loose=1".into()];
+            self.both([&lists[0], &lists[1]])?;
+            self.barrier()?;
+        }
+        for side in 0..2 {
+            self.send(side, "state")?;
+        }
+        self.hold(0);
+        self.hold(1);
+        Ok(())
+    }
+}
+
+fn side_of(index: usize) -> Side {
+    SIDES[index]
+}
+
