@@ -153,6 +153,7 @@ pub fn silence() {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic)] // The panic is what is tested.
 mod tests {
     use super::*;
 

@@ -21,7 +21,7 @@ pub mod ssl;
 /// the library enters from inside by a jump (see `resolver::caller`).
 #[cfg(not(test))]
 macro_rules! traced {
-    ($missing:path; $($symbol:ident[$register:literal]($($v:ident: $t:ty),*) -> $r:ty, $fallback:expr, $op:path $(, $which:path)?;)*) => {
+    ($missing:path; $($symbol:ident($($v:ident: $t:ty),*) -> $r:ty, $fallback:expr, $op:path $(, $which:path)?;)*) => {
         mod body {
             use super::*;
             $(
@@ -55,7 +55,7 @@ macro_rules! traced {
             #[allow(non_snake_case, clippy::missing_safety_doc)]
             pub unsafe extern "C" fn $symbol($($v: $t),*) -> $r {
                 core::arch::naked_asm!(
-                    concat!("mov ", $register, ", qword ptr [rsp]"),
+                    concat!("mov ", crate::hooks::after!($($v)*), ", qword ptr [rsp]"),
                     "jmp {body}",
                     body = sym body::$symbol,
                 )
@@ -63,5 +63,16 @@ macro_rules! traced {
         )*
     };
 }
+
+/// The register of the argument after these, by the System V ABI. Counted here, since
+/// a wrong one compiles, and works until a process holds two libssl copies.
 #[cfg(not(test))]
-pub(crate) use traced;
+macro_rules! after {
+    ($a:ident) => { "rsi" };
+    ($a:ident $b:ident) => { "rdx" };
+    ($a:ident $b:ident $c:ident) => { "rcx" };
+    ($a:ident $b:ident $c:ident $d:ident) => { "r8" };
+    ($a:ident $b:ident $c:ident $d:ident $e:ident) => { "r9" };
+}
+#[cfg(not(test))]
+pub(crate) use {after, traced};
