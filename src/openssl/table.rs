@@ -16,7 +16,7 @@
 /// }
 /// ```
 ///
-/// `required` functions become plain `extern "C"` pointers (a missing one means
+/// `required` functions become plain `extern "C-unwind"` pointers (a missing one means
 /// no table at all), `optional` ones become `Option`s, both with older names
 /// after `|`. `with` fields are handed to `resolve` in their order.
 macro_rules! fn_table {
@@ -31,8 +31,8 @@ macro_rules! fn_table {
         $(#[$attr])*
         #[allow(non_snake_case, reason = "fields carry the names of the C functions")]
         pub struct $table {
-            $( pub $name: unsafe extern "C" fn($($arg)*) $(-> $ret)?, )*
-            $( pub $oname: Option<unsafe extern "C" fn($($oarg)*) $(-> $oret)?>, )*
+            $( pub $name: unsafe extern "C-unwind" fn($($arg)*) $(-> $ret)?, )*
+            $( pub $oname: Option<unsafe extern "C-unwind" fn($($oarg)*) $(-> $oret)?>, )*
             $( $(#[$xattr])* pub $extra: $xty, )*
         }
 
@@ -114,7 +114,7 @@ mod tests {
         }
     }
 
-    extern "C" fn stand_in(n: c_int) -> c_int {
+    extern "C-unwind" fn stand_in(n: c_int) -> c_int {
         n + 1
     }
 
