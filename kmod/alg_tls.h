@@ -291,8 +291,11 @@ const struct alg_tls_cipher *alg_tls_cipher_find(u16 type);
 
 void alg_tls_cipher_init(void);
 
-/* Fill *@d from a struct tls12_crypto_info_*; allocates tfm and req. */
-int alg_tls_dir_make(struct alg_tls_ctx *ctx, const u8 *info,
+/*
+ * Fill *@d from a struct tls12_crypto_info_*, @len bytes, of which all that the
+ * structure does not have are zero; allocates tfm and req.
+ */
+int alg_tls_dir_make(struct alg_tls_ctx *ctx, const u8 *info, unsigned int len,
 		     struct alg_tls_dir *d);
 /* Cleanses all of *@d. */
 void alg_tls_dir_free(struct alg_tls_ctx *ctx, struct alg_tls_dir *d);
@@ -373,6 +376,9 @@ struct file *alg_tls_file_get(struct alg_tls_ctx *ctx);
 
 /* Wake everybody who sleeps or polls on the TCP socket (and so on the op). */
 void alg_tls_wake(struct alg_tls_ctx *ctx);
+
+/* Reset the connection at once, drop all that is queued.  TCP lock held. */
+void alg_tls_reset(struct sock *sk);
 
 /* Make @err sticky for @d, count it and return it. */
 int alg_tls_fail(struct alg_tls_ctx *ctx, struct alg_tls_dir *d, int err);

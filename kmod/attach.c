@@ -181,12 +181,12 @@ static int alg_tls_attach(struct alg_tls_ctx *ctx, sockptr_t optval,
 	if (ctx->sk && ctx->sk != sk)
 		goto out_unlock;
 	if (has_tx) {
-		err = alg_tls_dir_make(ctx, a.tx, &tx);
+		err = alg_tls_dir_make(ctx, a.tx, sizeof(a.tx), &tx);
 		if (err)
 			goto out_unlock;
 	}
 	if (has_rx) {
-		err = alg_tls_dir_make(ctx, a.rx, &rx);
+		err = alg_tls_dir_make(ctx, a.rx, sizeof(a.rx), &rx);
 		if (err)
 			goto out_unlock;
 	}
@@ -252,7 +252,7 @@ static int alg_tls_rekey(struct alg_tls_ctx *ctx, int which, sockptr_t optval,
 		goto out_cleanse;
 
 	mutex_lock(&ctx->ctl);
-	err = alg_tls_dir_make(ctx, info, &new);
+	err = alg_tls_dir_make(ctx, info, optlen, &new);
 	if (err)
 		goto out_unlock;
 
@@ -402,9 +402,9 @@ void alg_tls_unclaim(struct alg_tls_ctx *ctx)
 		ctx->claimed = false;
 		module_put(THIS_MODULE);
 	}
-	alg_tls_tx_unlock(ctx, true);
 	if (reset)
-		tcp_abort(sk, ECONNABORTED);
+		alg_tls_reset(sk);
+	alg_tls_tx_unlock(ctx, true);
 
 	alg_tls_dir_free(ctx, &ctx->txd);
 	alg_tls_dir_free(ctx, &ctx->rxd);

@@ -88,11 +88,8 @@ static unsigned int alg_tls_req_size(struct crypto_aead *tfm)
 	return sizeof(struct alg_tls_req) + crypto_aead_reqsize(tfm);
 }
 
-/*
- * @info is a struct tls12_crypto_info_* in a buffer of ALG_TLS_CRYPTO_INFO_SIZE
- * bytes.  The memory is charged to the op socket.
- */
-int alg_tls_dir_make(struct alg_tls_ctx *ctx, const u8 *info,
+/* The memory is charged to the op socket. */
+int alg_tls_dir_make(struct alg_tls_ctx *ctx, const u8 *info, unsigned int len,
 		     struct alg_tls_dir *d)
 {
 	const struct tls_crypto_info *head = (const void *)info;
@@ -116,8 +113,7 @@ int alg_tls_dir_make(struct alg_tls_ctx *ctx, const u8 *info,
 	salt = key + c->key;
 	seq = salt + c->salt;
 	used = seq + ALG_TLS_SEQ - info;
-	if (used > ALG_TLS_CRYPTO_INFO_SIZE ||
-	    memchr_inv(info + used, 0, ALG_TLS_CRYPTO_INFO_SIZE - used))
+	if (used > len || memchr_inv(info + used, 0, len - used))
 		return -EINVAL;
 
 	tfm = crypto_alloc_aead(c->name, 0, 0);

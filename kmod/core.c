@@ -215,6 +215,19 @@ void alg_tls_wake(struct alg_tls_ctx *ctx)
 	wake_up_interruptible_all(&sock->wq.wait);
 }
 
+/*
+ * The byte stream has a hole in one direction, and nobody may go on with it.
+ * tcp_abort() would leave what is queued behind the hole to be read.  An
+ * orphan has no reader, and is no longer ours to disconnect.
+ */
+void alg_tls_reset(struct sock *sk)
+{
+	if (!sk->sk_socket)
+		return;
+	sk->sk_disconnects++;
+	sk->sk_prot->disconnect(sk, 0);
+}
+
 /* ------------------------------------------------------------ the claim --- */
 
 /*

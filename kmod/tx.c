@@ -35,10 +35,11 @@ int alg_tls_tx_check(struct alg_tls_ctx *ctx)
 
 void alg_tls_tx_unlock(struct alg_tls_ctx *ctx, bool push)
 {
-	bool broken = ctx->tx.broken;
 	struct sock *sk = ctx->sk;
 	struct file *file = NULL;
 
+	if (ctx->tx.broken)
+		alg_tls_reset(sk);
 	ctx->tx.broken = false;
 	if (push && ctx->tx.more) {
 		ctx->tx.more = false;
@@ -51,8 +52,6 @@ void alg_tls_tx_unlock(struct alg_tls_ctx *ctx, bool push)
 		sock->ops->splice_eof(sock);
 		fput(file);
 	}
-	if (broken)
-		tcp_abort(sk, ECONNABORTED);
 }
 
 /* Before a sleep or EAGAIN: what was held back makes the room we wait for. */
