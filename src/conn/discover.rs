@@ -87,11 +87,11 @@ impl Connection {
             if half.fd.load(Ordering::Acquire) == fd {
                 half.fd.store(-1, Ordering::Release);
                 half.refuse(Reason::NoFd);
+                // With no descriptor left the fast lane must not reach the socket
+                // either: plain OpenSSL would meet EBADF.
+                self.mark(mark::SLOW_ONLY);
             }
         }
-        // With no descriptor left the fast lane must not reach the socket either:
-        // plain OpenSSL would meet EBADF.
-        self.mark(mark::SLOW_ONLY);
     }
 }
 

@@ -101,7 +101,7 @@ pub fn report(conn: &Connection) {
 }
 
 /// Gives the op sockets back to the system.
-fn release_ops(conn: &Connection) {
+pub fn release_ops(conn: &Connection) {
     let (rx, tx) = (
         conn.rx.op.swap(-1, Ordering::AcqRel),
         conn.tx.op.swap(-1, Ordering::AcqRel),

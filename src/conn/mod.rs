@@ -181,10 +181,11 @@ impl Half {
         self.entered.load(Ordering::Acquire) == self.left.load(Ordering::Acquire)
     }
 
-    /// Runs a raw libc call in a lane that may be about to change. None: the
-    /// kernel has the direction now, translate instead. A thread blocked in a
-    /// raw read while another attaches would steal records from the op (R20).
-    pub fn raw_call(&self, real: &dyn Fn() -> isize) -> Option<isize> {
+    /// Runs a raw libc call in a lane that may be about to change, and `account`s
+    /// for its outcome before a change can happen. None: the kernel has the
+    /// direction now, translate instead. A thread blocked in a raw read while
+    /// another attaches would steal records from the op (R20).
+    pub fn raw_call(&self, real: &dyn Fn() -> isize, account: impl FnOnce(isize)) -> Option<isize> {
         if self.lane() == Lane::Raw {
             return Some(real());
         }
@@ -195,8 +196,21 @@ impl Half {
         // No guard object: `real` may be left by siglongjmp or cancellation.
         // The count then stays up, and the direction stays in userspace.
         let outcome = (self.lane() != Lane::Kernel).then(real);
+        if let Some(n) = outcome
+            && n > 0
+        {
+            account(n);
+        }
         self.inflight.fetch_sub(1, Ordering::SeqCst);
         outcome
+    }
+
+    /// Where the stream stands: it must not have moved between proof and attach.
+    pub fn position(&self) -> (u64, u64) {
+        (
+            self.entered.load(Ordering::SeqCst),
+            self.left.load(Ordering::SeqCst),
+        )
     }
 
     /// Shuts out raw calls while the lane changes. False: one is under way.
@@ -291,6 +305,8 @@ pub struct Connection {
     pub write_done: AtomicUsize,
     /// Bytes in `WriteSide::file` that OpenSSL has not taken.
     pub file_left: AtomicUsize,
+    /// The cipher that the op socket was opened for (`keys::Aead`).
+    pub op_aead: AtomicU8,
     pub identity: Lock<Identity>,
     pub rx: Half,
     pub tx: Half,
@@ -312,6 +328,7 @@ impl Connection {
             write_state: AtomicU8::new(0),
             write_done: AtomicUsize::new(0),
             file_left: AtomicUsize::new(0),
+            op_aead: AtomicU8::new(0),
             identity: Lock::new(Identity::new()),
             rx: Half::vacant(),
             tx: Half::vacant(),

@@ -38,6 +38,8 @@ struct Ready {
     seq: u64,
     /// TLS 1.2 AES: explicit nonce of the next record we send.
     nonce: [u8; 8],
+    /// The stream's position when the proof was made.
+    at: (u64, u64),
 }
 
 enum Verdict {
@@ -187,6 +189,7 @@ impl Connection {
         if let Some(verdict) = self.gate(&self.tx) {
             return verdict;
         }
+        let at = self.tx.position();
         let Some(mut side) = self.write.lock() else {
             return Later(Reason::Pending);
         };
@@ -223,6 +226,7 @@ impl Connection {
             keys,
             seq: found.seq + 1,
             nonce,
+            at,
         })
     }
 
@@ -233,6 +237,7 @@ impl Connection {
         if let Some(verdict) = self.gate(&self.rx) {
             return verdict;
         }
+        let at = self.rx.position();
         if live.has_pending() || self.held.load(Ordering::Acquire) != 0 {
             return Later(Reason::BytesParked);
         }
@@ -254,6 +259,7 @@ impl Connection {
                 keys,
                 seq: found.seq + 1,
                 nonce: [0; 8],
+                at,
             });
         }
         if suite.version == Version::Tls13 && generation == 0 {
@@ -267,6 +273,7 @@ impl Connection {
                     keys,
                     seq: 0,
                     nonce: [0; 8],
+                    at,
                 });
             }
         }
@@ -359,8 +366,16 @@ impl Connection {
     }
 
     fn attach(&self, suite: Suite, fd: i32, tx: Option<Ready>, rx: Option<Ready>, tx_max: u16) {
-        let tx = tx.filter(|_| self.tx.begin_switch());
-        let rx = rx.filter(|_| self.rx.begin_switch());
+        // Shut out raw calls, then see that none came between proof and here.
+        let still = |half: &Half, ready: &Ready| {
+            half.begin_switch()
+                && (half.position() == ready.at || {
+                    half.end_switch();
+                    false
+                })
+        };
+        let tx = tx.filter(|ready| still(&self.tx, ready));
+        let rx = rx.filter(|ready| still(&self.rx, ready));
         let outcome = self.attach_shut(suite, fd, tx.as_ref(), rx.as_ref(), tx_max);
         for (half, ready) in [(&self.tx, &tx), (&self.rx, &rx)] {
             if ready.is_none() {
@@ -430,6 +445,13 @@ impl Connection {
         } else {
             (&self.rx, &self.tx)
         };
+        // A renegotiated cipher of another kind needs another parent's op. Only
+        // one direction can be waiting for it: both change in one handshake.
+        if self.op_aead.swap(suite.aead as u8, Ordering::AcqRel) != suite.aead as u8
+            && other.lane() != Lane::Kernel
+        {
+            super::end::release_ops(self);
+        }
         let own = mine.op.load(Ordering::Acquire);
         if own >= 0 {
             return Ok(own);
@@ -442,6 +464,9 @@ impl Connection {
         if !fdtable::set_own(op) {
             crate::backend::sys::close(op);
             return Err(libc::EMFILE);
+        }
+        for parent in alg().parents() {
+            fdtable::set_own(parent);
         }
         Ok(op)
     }

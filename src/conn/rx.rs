@@ -323,15 +323,23 @@ impl Connection {
             n = self.serve(&mut side, iov, peek) as isize;
         }
         if n == 0 {
-            match self.rx.raw_call(real) {
-                Some(got) => n = got,
-                None => return self.virtual_recv(id, iov, flags, real),
-            }
+            return match self
+                .rx
+                .raw_call(real, |got| self.delivered(got, peek || odd))
+            {
+                Some(got) => got,
+                None => self.virtual_recv(id, iov, flags, real),
+            };
         }
-        if n > 0 && !peek && !odd && self.rx.lane() == Lane::Watch {
+        self.delivered(n, peek);
+        n
+    }
+
+    /// The program's BIO got `n` bytes from the fd.
+    fn delivered(&self, n: isize, not_taken: bool) {
+        if n > 0 && !not_taken && self.rx.lane() == Lane::Watch {
             Half::add(&self.rx.entered, n as usize);
         }
-        n
     }
 
     /// Bytes that precede what the TCP queue holds: virtual wire, then staged.

@@ -131,18 +131,21 @@ impl Connection {
         if self.tx.lane() == Lane::Kernel {
             return self.virtual_send(id, iov, flags);
         }
-        let Some(n) = self.tx.raw_call(real) else {
-            return self.virtual_send(id, iov, flags);
-        };
-        if n > 0 && self.tx.lane() == Lane::Watch {
+        let carried = |n: isize| {
+            if self.tx.lane() != Lane::Watch {
+                return;
+            }
             Half::add(&self.tx.left, n as usize);
             if !self.tx.was_kernel.load(Ordering::Acquire)
                 && let Some(mut side) = self.write.lock()
             {
                 digest_iov(&mut side.carried, iov, n as usize);
             }
+        };
+        match self.tx.raw_call(real, carried) {
+            Some(n) => n,
+            None => self.virtual_send(id, iov, flags),
         }
-        n
     }
 
     fn virtual_send(&self, id: ConnId, iov: &[libc::iovec], flags: i32) -> isize {

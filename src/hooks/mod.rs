@@ -68,11 +68,21 @@ macro_rules! traced {
 /// a wrong one compiles, and works until a process holds two libssl copies.
 #[cfg(not(test))]
 macro_rules! after {
-    ($a:ident) => { "rsi" };
-    ($a:ident $b:ident) => { "rdx" };
-    ($a:ident $b:ident $c:ident) => { "rcx" };
-    ($a:ident $b:ident $c:ident $d:ident) => { "r8" };
-    ($a:ident $b:ident $c:ident $d:ident $e:ident) => { "r9" };
+    ($a:ident) => {
+        "rsi"
+    };
+    ($a:ident $b:ident) => {
+        "rdx"
+    };
+    ($a:ident $b:ident $c:ident) => {
+        "rcx"
+    };
+    ($a:ident $b:ident $c:ident $d:ident) => {
+        "r8"
+    };
+    ($a:ident $b:ident $c:ident $d:ident $e:ident) => {
+        "r9"
+    };
 }
 #[cfg(not(test))]
 pub(crate) use {after, traced};
