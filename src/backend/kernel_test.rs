@@ -1,7 +1,7 @@
 //! The backend against the real kernel socket: what it sends is opened, and
 //! what it receives was sealed, by `RecordCipher`. Needs the module, so it
-//! runs in the virtual machine only:
-//! `cargo xtask vm -- target/debug/deps/ktlsshim-… --ignored kernel_test`.
+//! runs in the virtual machine only; `cargo xtask test` sees to that by the name
+//! of this module.
 
 use super::{Backend, Dir, alg, sys, uapi};
 use crate::keys::{Suite, TrafficKeys, Version};
@@ -72,7 +72,6 @@ fn iov(s: &[u8]) -> libc::iovec {
 }
 
 #[test]
-#[ignore = "needs the kernel module"]
 fn every_suite_both_ways() {
     for (version, id) in SUITES {
         one(Suite::from_id(version, id).unwrap());
