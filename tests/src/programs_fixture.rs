@@ -2,10 +2,11 @@
 //! Certificates, files and servers that the program tests share.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use crate::programs::{Lab, Program, Running, Side};
@@ -57,8 +58,15 @@ fn make_identity(name: &str) -> Identity {
     Identity { cert, key }
 }
 
-/// `len` bytes without repetition, the same for the same length.
+/// `len` bytes without repetition, the same for the same length. They are made
+/// once: tests are built without optimisation and run on slow machines.
 pub fn noise(len: usize) -> Vec<u8> {
+    static MADE: Mutex<BTreeMap<usize, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry(len).or_insert_with(|| make_noise(len)).clone()
+}
+
+fn make_noise(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ len as u64;
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
@@ -84,7 +92,7 @@ pub fn hex_noise(len: usize) -> Vec<u8> {
 }
 
 /// Sizes round the record's border, and some bulk.
-pub const SIZES: [usize; 7] = [0, 1, 16_383, 16_384, 16_385, 1 << 20, 16 << 20];
+pub const SIZES: [usize; 6] = [0, 1, 16_383, 16_384, 16_385, 1 << 20];
 
 /// Files named by their length in `<lab>/www`.
 pub fn files(lab: &Lab, sizes: &[usize]) -> PathBuf {
@@ -130,7 +138,7 @@ pub fn nginx_by(lab: &Lab, program: Program) -> Nginx {
         "daemon off; master_process on; worker_processes 1; user nobody nogroup;\n\
          pid {dir}/nginx-{port}.pid; error_log {dir}/nginx-{port}.error notice;\n\
          worker_rlimit_nofile 4096; events {{ worker_connections 1024; }}\n\
-         http {{ access_log off; sendfile on; keepalive_requests 100000; server_tokens off;\n\
+         http {{ access_log off; sendfile on; keepalive_requests 100000; keepalive_timeout 600s; client_header_timeout 600s; server_tokens off;\n\
          client_body_temp_path {dir}/bodies; proxy_temp_path {dir}/proxy-{port};\n\
          fastcgi_temp_path {dir}/x1-{port}; uwsgi_temp_path {dir}/x2-{port}; scgi_temp_path {dir}/x3-{port};\n\
          client_max_body_size 0;\n\

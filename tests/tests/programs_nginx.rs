@@ -49,6 +49,9 @@ const SUITES: [Suite; 6] = [
     },
 ];
 
+/// Downloaded in one suite only.
+const BULK: usize = 16 << 20;
+
 /// What one request looked like from curl's side.
 #[derive(Debug, PartialEq, Eq)]
 struct Reply {
@@ -120,10 +123,22 @@ fn download(lab: &Lab, client: Side, server: &Nginx, options: &str, sizes: &[usi
 fn nginx_sends_files_of_every_size_through_the_kernel() {
     let lab = Lab::new("nginx-files");
     files(&lab, &SIZES);
+    files(&lab, &[BULK]);
     let round = |server: &Nginx| -> Vec<(Vec<Reply>, Kernel)> {
         let one = |suite: &Suite| {
             let before = Kernel::now(&lab);
-            let replies = download(&lab, Side::Plain, server, suite.options, &SIZES);
+            let bulk = if suite.version == "1.3" && suite.aead == "128" {
+                &[BULK][..]
+            } else {
+                &[]
+            };
+            let replies = download(
+                &lab,
+                Side::Plain,
+                server,
+                suite.options,
+                &[&SIZES, bulk].concat(),
+            );
             (replies, Kernel::settled(&lab).since(&before))
         };
         SUITES.iter().map(one).collect()
@@ -382,7 +397,7 @@ fn curl_and_nginx_in_every_mix() {
     let lab = Lab::new("curl-nginx");
     files(&lab, &SIZES);
     fs::write(lab.path("body"), noise(1 << 20)).expect("body");
-    for suite in [&SUITES[1], &SUITES[2], &SUITES[3], &SUITES[5]] {
+    for suite in [&SUITES[2], &SUITES[3]] {
         lab.differ(
             &[(Side::Plain, Side::Shim), (Side::Shim, Side::Shim)],
             |side, client| {
@@ -563,7 +578,7 @@ fn wrk_and_nginx_in_every_mix() {
             let server = nginx(&lab, side);
             let wrk = lab
                 .program(client, "/usr/bin/wrk")
-                .args("-t 1 -c 16 -d 2s")
+                .args("-t 1 -c 16 -d 1s")
                 .arg(url(&server, 20_000))
                 .run()
                 .good();
