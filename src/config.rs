@@ -15,6 +15,19 @@ pub enum Backend {
     Off,
 }
 
+/// What happens when a TLS 1.2 key has protected as many records as it may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AtLimit {
+    /// The connection's log line says so, as plain OpenSSL does not.
+    Log,
+    Renegotiate,
+    Close,
+}
+
+/// AES-GCM's limit is 2^24.5 records (RFC 9846 §5.5). What one call may send
+/// before the count is looked at again lies far below the rest.
+const RECORD_LIMIT: u64 = 1 << 24;
+
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// False: every hook only calls the real function.
@@ -24,6 +37,9 @@ pub struct Config {
     pub backend: Backend,
     pub tx: bool,
     pub rx: bool,
+    /// Records under one sending key before it is changed.
+    pub record_limit: u64,
+    pub tls12_limit: AtLimit,
     /// Base name of the program, for the log.
     pub program: &'static [u8],
 }
@@ -34,6 +50,8 @@ const OFF: Config = Config {
     backend: Backend::Off,
     tx: false,
     rx: false,
+    record_limit: RECORD_LIMIT,
+    tls12_limit: AtLimit::Log,
     program: b"",
 };
 
@@ -138,6 +156,14 @@ fn apply(c: &mut Config, name: &[u8], value: &[u8]) {
     match (name, value) {
         (b"KTLSSHIM_DISABLE", v) if on(v) => c.enabled = false,
         (b"KTLSSHIM_TX", b"0") => c.tx = false,
+        (b"KTLSSHIM_TLS12_LIMIT", b"log") => c.tls12_limit = AtLimit::Log,
+        (b"KTLSSHIM_TLS12_LIMIT", b"renegotiate") => c.tls12_limit = AtLimit::Renegotiate,
+        (b"KTLSSHIM_TLS12_LIMIT", b"close") => c.tls12_limit = AtLimit::Close,
+        (b"KTLSSHIM_RECORD_LIMIT", v) => {
+            // Only downwards: a larger number would defeat the limit.
+            let number = core::str::from_utf8(v).ok().and_then(|v| v.parse().ok());
+            c.record_limit = number.map_or(c.record_limit, |n: u64| n.clamp(1, RECORD_LIMIT));
+        }
         (b"KTLSSHIM_RX", b"0") => c.rx = false,
         (b"KTLSSHIM_BACKEND", b"alg") => c.backend = Backend::Alg,
         (b"KTLSSHIM_BACKEND", b"off") => c.backend = Backend::Off,

@@ -55,6 +55,8 @@ pub struct Report<'a> {
     pub rx: Dir,
     /// The backend's last refusal, 0 if there was none.
     pub errno: i32,
+    /// A key protected more records than RFC 9846 §5.5 allows.
+    pub over_limit: bool,
 }
 
 static LOG: AtomicI32 = AtomicI32::new(NOT_OPEN);
@@ -207,7 +209,11 @@ fn compose(
     quote(l, r.sni)?;
     direction(l, "tx", &r.tx)?;
     direction(l, "rx", &r.rx)?;
-    writeln!(l, ",\"errno\":{}}}", r.errno)
+    writeln!(
+        l,
+        ",\"errno\":{},\"over_limit\":{}}}",
+        r.errno, r.over_limit
+    )
 }
 
 fn direction(l: &mut Line, name: &str, d: &Dir) -> fmt::Result {
@@ -271,6 +277,7 @@ mod tests {
             tx: most,
             rx: most,
             errno: 97,
+            over_limit: true,
         }
     }
 

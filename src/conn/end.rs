@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{ConnId, Connection, Dir, Half, Lane, slab};
+use super::{ConnId, Connection, Dir, Half, Lane, mark, slab};
 use crate::backend::{Backend, alg, sys};
 use crate::errno;
 use crate::fdtable;
@@ -97,6 +97,7 @@ pub fn report(conn: &Connection) {
         tx: summary(&conn.tx, Dir::Tx),
         rx: summary(&conn.rx, Dir::Rx),
         errno: refused(&conn.rx).or(refused(&conn.tx)).unwrap_or(0),
+        over_limit: conn.is(mark::OVER_LIMIT),
     });
 }
 

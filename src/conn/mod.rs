@@ -85,6 +85,10 @@ pub mod mark {
     pub const FAST_SUCCESS: u32 = 1 << 13;
     /// 0-RTT calls were seen and the handshake has not ended.
     pub const EARLY_DATA: u32 = 1 << 14;
+    /// A TLS 1.2 key reached its record limit.
+    pub const LIMIT_SEEN: u32 = 1 << 15;
+    /// ... and went on beyond it, as plain OpenSSL does.
+    pub const OVER_LIMIT: u32 = 1 << 16;
 }
 
 /// One direction.
@@ -123,6 +127,8 @@ pub struct Half {
     pub was_kernel: AtomicBool,
     /// Records that the kernel carried before its last detach.
     pub records: AtomicU64,
+    /// Records sealed under the present key (tx).
+    pub key_records: AtomicU64,
     /// Sequence number at the last attach or re-key.
     pub first_seq: AtomicU64,
 }
@@ -152,6 +158,7 @@ impl Half {
             handbacks: AtomicU32::new(0),
             was_kernel: AtomicBool::new(false),
             records: AtomicU64::new(0),
+            key_records: AtomicU64::new(0),
             first_seq: AtomicU64::new(0),
         }
     }
@@ -245,6 +252,7 @@ impl Half {
             &self.before_bytes,
             &self.sendfile_bytes,
             &self.records,
+            &self.key_records,
             &self.first_seq,
         ] {
             counter.store(0, Ordering::Relaxed);

@@ -433,6 +433,8 @@ impl Connection {
     fn take_over(&self, half: &Half, op: i32, seq: u64) {
         half.op.store(op, Ordering::Release);
         half.first_seq.store(seq, Ordering::Relaxed);
+        half.key_records.store(seq, Ordering::Relaxed);
+        self.unmark(mark::LIMIT_SEEN);
         half.was_kernel.store(true, Ordering::Release);
         half.closed.store(false, Ordering::Release);
         half.set_lane(Lane::Kernel, Reason::Offloaded);

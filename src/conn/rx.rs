@@ -582,6 +582,7 @@ impl Connection {
         alg().rekey(op, dir, &keys.crypto_info(0, [0; 8]))?;
         *secrets.in_use(dir) = Some(keys);
         half.first_seq.store(0, Ordering::Relaxed);
+        half.key_records.store(0, Ordering::Relaxed);
         half.rekeys.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

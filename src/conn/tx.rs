@@ -308,6 +308,7 @@ impl Connection {
     fn sent(&self, side: &mut WriteSide, kind: u8, payload: &[u8]) -> Result<Sent, i32> {
         side.seq = side.seq.wrapping_add(1);
         Half::add(&self.tx.slow_records, 1);
+        Half::add(&self.tx.key_records, 1);
         if kind == DATA {
             Half::add(&self.tx.slow_bytes, payload.len());
             return Ok(Sent::Yes);

@@ -75,6 +75,7 @@ pub const SSL_MODE_ASYNC: c_long = 0x100;
 pub const SSL_OP_ENABLE_KTLS: u64 = 1 << 3;
 
 pub const SSL_KEY_UPDATE_NONE: c_int = -1;
+pub const SSL_KEY_UPDATE_NOT_REQUESTED: c_int = 0;
 pub const SSL_EARLY_DATA_NOT_SENT: c_int = 0;
 pub const SSL_EARLY_DATA_REJECTED: c_int = 1;
 pub const SSL_EARLY_DATA_ACCEPTED: c_int = 2;

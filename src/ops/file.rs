@@ -16,7 +16,7 @@ use crate::errno;
 use crate::openssl::Ssl;
 
 use super::call::{AtFd, Call, real_later};
-use super::transmit;
+use super::{limit, transmit};
 
 const PIECE: usize = 16_384;
 
@@ -35,6 +35,7 @@ pub unsafe fn sendfile(
         return -1;
     };
     if let Some((_, conn)) = call.conn().filter(|_| !call.is_nested()) {
+        limit::mind(&call, conn);
         let idle = conn.write_state.load(Ordering::Acquire) == transmit::IDLE
             && conn.file_left.load(Ordering::Acquire) == 0;
         if idle && transmit::is_fast(&call, conn, call.mode()) {
@@ -58,6 +59,7 @@ fn by_kernel(conn: &Connection, fd: c_int, off: i64, size: usize) -> isize {
             Half::add(&conn.tx.fast_bytes, sent);
             Half::add(&conn.tx.sendfile_bytes, sent);
             Half::add(&conn.tx.fast_calls, 1);
+            Half::add(&conn.tx.key_records, sent.div_ceil(PIECE));
             conn.mark(mark::FAST_SUCCESS);
             sent as isize
         }

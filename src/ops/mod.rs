@@ -9,6 +9,7 @@ pub mod context;
 pub mod fd;
 pub mod file;
 pub mod io;
+pub mod limit;
 pub mod receive;
 pub mod ssl;
 pub mod transmit;

@@ -19,6 +19,7 @@ use crate::openssl::{
 };
 
 use super::call::{AtFd, Call, real, real_later, written};
+use super::limit;
 
 /// A write that OpenSSL waits to have repeated; `Connection::write_state`.
 pub const IDLE: u8 = 0;
@@ -117,6 +118,7 @@ impl Write<'_> {
                 Ok(sent) => {
                     Half::add(&self.conn.tx.fast_bytes, sent);
                     Half::add(&self.conn.tx.fast_calls, 1);
+                    Half::add(&self.conn.tx.key_records, sent.div_ceil(record));
                     done += sent;
                     if done >= self.n || partial {
                         return Ok(done);
@@ -175,6 +177,7 @@ impl Write<'_> {
             _ => {}
         }
         let mode = self.call.mode();
+        limit::mind(&self.call, self.conn);
         let slow_once = self.conn.take_mark(mark::WRITE_SLOW_ONCE);
         if !slow_once && is_fast(&self.call, self.conn, mode) {
             self.fast(done, mode)
