@@ -165,14 +165,14 @@ static int accept_any(int ok, X509_STORE_CTX *c)
 
 static const char *arg(const char *line, const char *name)
 {
-	static char value[4][256];
+	static char value[32][256];
 	static int turn;
 	size_t len = strlen(name);
 
 	for (const char *p = strchr(line, ' '); p; p = strchr(p, ' ')) {
 		p++;
 		if (!strncmp(p, name, len) && p[len] == '=') {
-			char *to = value[turn++ % 4];
+			char *to = value[turn++ % 32];
 			size_t n = strcspn(p + len + 1, " ");
 
 			memcpy(to, p + len + 1, n);
@@ -565,13 +565,13 @@ static struct result settle(void)
 	return r;
 }
 
-/* Waits until the peer's kernel has all that we sent, or nothing moves. */
+/* Waits until the peer's kernel was given all that we wrote, or nothing moves. */
 static void drain(void)
 {
 	int before = -1, still = 0, left;
 
 	while (fd >= 0 && still < 20) {
-		if (syscall(SYS_ioctl, fd, SIOCOUTQ, &left) || !left)
+		if (syscall(SYS_ioctl, fd, SIOCOUTQNSD, &left) || !left)
 			return;
 		still = left == before ? still + 1 : 0;
 		before = left;

@@ -90,6 +90,8 @@ struct Reading<'a> {
     nonces: Nonces,
     suite: Option<Suite>,
     client_random: Vec<u8>,
+    /// A ClientHello that no ServerHello has answered.
+    asked: bool,
     server_random: Vec<u8>,
 }
 
@@ -114,6 +116,7 @@ pub fn judge(captured: &[Vec<u8>; 2], keylog: &[String]) -> Result<[Seen; 2], St
         nonces: Nonces::default(),
         suite: None,
         client_random: Vec::new(),
+        asked: false,
         server_random: Vec::new(),
     };
     loop {
@@ -149,10 +152,14 @@ impl Reading<'_> {
             let Some(head) = way.wire.get(way.at..way.at + 5) else { return Ok(moved) };
             let end = way.at + 5 + peer::length(head);
             let Some(record) = way.wire.get(way.at..end) else { return Ok(moved) };
-            // A client's ClientHello may be followed at once; the server's keys
-            // need both randoms, which come first in both directions.
-            if side == 1 && self.client_random.is_empty() {
-                return Ok(moved);
+            if side == 1 && way.messages.first() == Some(&2) {
+                // The ServerHello there answers a ClientHello that is not read yet.
+                if !self.asked {
+                    return Ok(moved);
+                }
+                self.messages(side)?;
+                moved = true;
+                continue;
             }
             if self.must_wait(side, record) {
                 return Ok(moved);
@@ -241,11 +248,18 @@ impl Reading<'_> {
             }
             HANDSHAKE => {
                 way.messages.extend(data);
-                while let Some(message) = self.message(side) {
-                    self.learn(side, &message)?;
-                }
+                self.messages(side)?;
             }
             other => return Err(format!("content type {other}")),
+        }
+        Ok(())
+    }
+
+    /// Takes the whole messages, up to a ServerHello that comes too early for us.
+    fn messages(&mut self, side: usize) -> Result<(), String> {
+        while self.asked || self.ways[side].messages.first() != Some(&2) {
+            let Some(message) = self.message(side) else { break };
+            self.learn(side, &message)?;
         }
         Ok(())
     }
@@ -264,8 +278,14 @@ impl Reading<'_> {
     fn learn(&mut self, side: usize, message: &[u8]) -> Result<(), String> {
         let tls13 = self.suite.is_some_and(|s| s.version == Version::Tls13);
         match message[0] {
-            1 => self.client_random = message.get(6..38).ok_or("a short ClientHello")?.to_vec(),
-            2 => self.server_hello(message)?,
+            1 => {
+                self.client_random = message.get(6..38).ok_or("a short ClientHello")?.to_vec();
+                self.asked = true;
+            }
+            2 => {
+                self.asked = false;
+                self.server_hello(message)?;
+            }
             20 if tls13 && !self.ways[side].finished => {
                 let label = ["CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"][side];
                 let secret = self.log.get(label, &self.client_random)?.to_vec();
@@ -335,4 +355,121 @@ fn nonce(keys: &Keys, explicit: Option<u64>) -> [u8; 12] {
         None => nonce[4..].iter_mut().zip(keys.seq.to_be_bytes()).for_each(|(n, s)| *n ^= s),
     }
     nonce
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ktlsshim_tests::random;
+
+    /// A made-up connection: hellos in clear, then protected records, as `make` writes them.
+    struct Made {
+        captured: [Vec<u8>; 2],
+        keylog: Vec<String>,
+        halves: [Half; 2],
+    }
+
+    fn clear(kind: u8, body: &[u8]) -> Vec<u8> {
+        [&peer::header(kind, body.len())[..], body].concat()
+    }
+
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        let n = (body.len() as u32).to_be_bytes();
+        [&[kind, n[1], n[2], n[3]], body].concat()
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// TLS 1.2 up to the Finished messages.
+    fn made12(id: u16) -> Made {
+        let (client, server, master) = (random(32), random(32), random(48));
+        let suite = Suite::of(id).unwrap();
+        let [mut c, mut s] = suite.pair(&master, &client, &server);
+        if c.explicit_nonce() {
+            c.set_nonce(7);
+            s.set_nonce(u64::MAX);
+        }
+        let mut halves = [Half::new(c), Half::new(s)];
+        let hello = |random: &[u8], rest: &[u8]| [&[3, 3], random, rest].concat();
+        let mut captured = [
+            clear(HANDSHAKE, &message(1, &hello(&client, &[0, 0, 2, 0xc0, 0x2b, 1, 0]))),
+            clear(HANDSHAKE, &message(2, &hello(&server, &[&[0][..], &id.to_be_bytes(), &[0]].concat()))),
+        ];
+        for side in 0..2 {
+            captured[side].extend(clear(CCS, &[1]));
+            captured[side].extend(halves[side].seal(HANDSHAKE, &message(20, &[0; 12]), 0));
+        }
+        let keylog = vec![format!("CLIENT_RANDOM {} {}", hex(&client), hex(&master))];
+        Made { captured, keylog, halves }
+    }
+
+    #[test]
+    fn a_good_connection_is_good() {
+        for id in [0xc02b, 0xc02c, 0xcca9, 0xc0ac] {
+            let mut made = made12(id);
+            for n in 0..5 {
+                made.captured[0].extend(made.halves[0].seal(DATA, &random(100 * n), 0));
+                made.captured[1].extend(made.halves[1].seal(DATA, &random(1000), 0));
+            }
+            made.captured[1].extend(made.halves[1].seal(ALERT, &[1, 0], 0));
+            made.captured[1].extend(b"clear");
+            let seen = judge(&made.captured, &made.keylog).unwrap();
+            assert_eq!((seen[0].data_bytes, seen[1].data_bytes, seen[1].clear_bytes), (1000, 5000, 5));
+            assert_eq!((seen[0].handshakes, seen[1].handshakes), (1, 1));
+        }
+    }
+
+    /// A record sealed by somebody who believes in an older state: same key, a nonce that was used.
+    #[test]
+    fn a_planted_repeat_is_caught() {
+        for id in [0xc02b, 0xc0ac] {
+            let mut made = made12(id);
+            let old = made.halves[0].keys().clone();
+            made.captured[0].extend(made.halves[0].seal(DATA, b"one", 0));
+            made.captured[0].extend(Half::new(old).seal(DATA, b"two", 0));
+            let error = judge(&made.captured, &made.keylog).unwrap_err();
+            assert!(error.contains("on the wire already"), "{error}");
+        }
+    }
+
+    /// Right number, but the explicit nonce was used with this key before: the tag is good, only the
+    /// set can notice.
+    #[test]
+    fn a_repeat_that_opens_is_caught() {
+        let mut made = made12(0xc02b);
+        made.captured[0].extend(made.halves[0].seal(DATA, b"one", 0));
+        let mut again = made.halves[0].keys().clone();
+        again.set_nonce(again.nonce() - 1);
+        let wire = Half::new(again.clone()).seal(DATA, b"two", 0);
+        assert!(Half::new(again).open(&wire).is_ok());
+        made.captured[0].extend(wire);
+        let error = judge(&made.captured, &made.keylog).unwrap_err();
+        assert!(error.contains("on the wire already"), "{error}");
+    }
+
+    #[test]
+    fn a_lost_damaged_or_untold_record_is_caught() {
+        let mut made = made12(0xcca9);
+        made.halves[0].seal(DATA, b"lost", 0);
+        made.captured[0].extend(made.halves[0].seal(DATA, b"next", 0));
+        assert!(judge(&made.captured, &made.keylog).unwrap_err().contains("Tag"));
+
+        let mut made = made12(0xc02b);
+        made.captured[1].extend(made.halves[1].seal(DATA, b"data", 0));
+        *made.captured[1].last_mut().unwrap() ^= 1;
+        assert!(judge(&made.captured, &made.keylog).is_err());
+
+        let mut made = made12(0xc02b);
+        made.captured[1].extend(clear(DATA, b"not even sealed, although it says so"));
+        assert!(judge(&made.captured, &made.keylog).is_err());
+    }
+
+    #[test]
+    fn half_a_record_is_told() {
+        let mut made = made12(0xc02b);
+        made.captured[0].extend(&made.halves[0].seal(DATA, b"data", 0)[..9]);
+        assert_eq!(judge(&made.captured, &made.keylog).unwrap()[0].tail, 9);
+    }
 }

@@ -79,12 +79,14 @@ fn option(socket: &TcpStream, level: i32, name: i32, value: &[u8]) {
 
 fn count(socket: &TcpStream, what: libc::c_ulong) -> usize {
     let mut n: libc::c_int = 0;
-    // SAFETY: FIONREAD and SIOCOUTQ write one int.
+    // SAFETY: FIONREAD and SIOCOUTQNSD write one int.
     unsafe { libc::ioctl(socket.as_raw_fd(), what, &mut n) };
     n.max(0) as usize
 }
 
-const SIOCOUTQ: libc::c_ulong = libc::TIOCOUTQ;
+/// Bytes that were not sent yet. (What was sent but not acknowledged lies in the receiver's queue on
+/// loopback, and its acknowledgement may be late on purpose.)
+const SIOCOUTQNSD: libc::c_ulong = 0x894b;
 
 pub fn listen() -> std::io::Result<TcpListener> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
@@ -223,7 +225,7 @@ impl Relay {
         if let Some(end) = self.ends[side].take() {
             // What it was sent before must be there before the RST is.
             let until = Instant::now() + Duration::from_millis(200);
-            while count(&end, SIOCOUTQ) > 0 && Instant::now() < until {
+            while count(&end, SIOCOUTQNSD) > 0 && Instant::now() < until {
                 std::thread::sleep(Duration::from_micros(200));
             }
             let linger = [1i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat();
@@ -241,7 +243,7 @@ impl Relay {
                 None => true,
             };
             let delivered = match &self.ends[1 - side] {
-                Some(end) => way.held || (way.waiting() == 0 && count(end, SIOCOUTQ) == 0),
+                Some(end) => way.held || (way.waiting() == 0 && count(end, SIOCOUTQNSD) == 0),
                 None => true,
             };
             arrived && delivered
@@ -261,7 +263,7 @@ impl Relay {
                 continue;
             }
             still += 1;
-            if still > 30 {
+            if still > 100 {
                 return false;
             }
             std::thread::sleep(Duration::from_micros(500));

@@ -303,9 +303,14 @@ impl Runner<'_> {
             self.loose[1 - side] = false;
         }
         let err = value(answer, "err");
-        if matches!(err, 1 | 5 | 6) && name != "ku" && name != "ren" {
-            self.state[side].broken = true;
-        }
+        // A return value of 0 reads as "SYSCALL" where nothing has failed: a first SSL_shutdown, a write of
+        // nothing. A read that says so without an errno met the end of the stream (1.1.1).
+        let failed = match name {
+            "w" | "wgo" | "wpark" | "sf" | "sd" => err == 1 || (err == 5 && value(answer, "errno") != 0),
+            "r" | "rn" | "pk" | "dh1" | "hs" | "settle" => matches!(err, 1 | 5 | 6),
+            _ => false,
+        };
+        self.state[side].broken |= failed;
         if answer.contains(" sd=") {
             self.state[side].shutdown = value(answer, "sd");
         }
