@@ -133,9 +133,6 @@ pub unsafe fn snapshot(envp: *const *const c_char) {
             at = unsafe { at.add(1) };
         }
     }
-    if parsed.backend == Backend::Off {
-        parsed.enabled = false;
-    }
     // SAFETY: as above.
     unsafe { *STORE.config.get() = parsed };
     READY.store(true, Release);

@@ -176,6 +176,13 @@ impl Half {
         self.lane.store(lane as u8, Ordering::Release);
     }
 
+    /// close_notify crossed. The kernel lets go of the direction when the next raw
+    /// byte asks for it, or when the op closes: most programs do neither before.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.reason.set(Reason::CloseNotify);
+    }
+
     /// Leaves the direction to OpenSSL for good, unless the kernel has it.
     pub fn refuse(&self, reason: Reason) {
         if self.lane() == Lane::Watch {

@@ -13,7 +13,7 @@ use core::sync::atomic::Ordering;
 
 use super::{Connection, Dir, Half, Lane, discover, mark};
 use crate::backend::{Backend, CryptoInfo, alg};
-use crate::config::config;
+use crate::config::{self, config};
 use crate::fdtable;
 use crate::keys::{self, Suite, TrafficKeys, Version};
 use crate::openssl::{self, ask::Live, ssl::Table};
@@ -133,6 +133,9 @@ impl Connection {
         }
         if boundary::broken() {
             return Some(Reason::Panic);
+        }
+        if config().backend == config::Backend::Off {
+            return Some(Reason::Disabled);
         }
         if self.is(mark::OPENSSL_KTLS) {
             return Some(Reason::OpensslKtls);

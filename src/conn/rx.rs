@@ -466,7 +466,7 @@ impl Connection {
         };
         match (kind, version) {
             (ALERT, _) if payload.get(1) == Some(&0) => {
-                self.rx.closed.store(true, Ordering::Release)
+                self.rx.close();
             }
             (HANDSHAKE, Version::Tls13) => {
                 let mut update = false;

@@ -319,7 +319,7 @@ impl Connection {
             .and_then(|s| s.suite.map(|suite| suite.version));
         match (kind, version) {
             (ALERT, _) if payload.get(1) == Some(&0) => {
-                self.tx.closed.store(true, Ordering::Release)
+                self.tx.close();
             }
             (HANDSHAKE, Some(Version::Tls13)) => {
                 let mut update = false;

@@ -59,19 +59,22 @@ impl Write<'_> {
         let from = self.buf.wrapping_add(at.min(self.n)).cast::<c_void>();
         let len = c_int::try_from(len.min(self.n.saturating_sub(at))).unwrap_or(c_int::MAX);
         let s = self.call.ptr();
-        let outcome = self.call.around(
-            AtFd {
-                read: 0,
-                write: errno,
-                writes: true,
-            },
-            |t| real!(t, SSL_write, s, from, len),
-        );
-        if outcome > 0 {
-            Ok(outcome as usize)
-        } else {
-            Err(outcome)
+        let before = self.conn.tx.lane() != Lane::Kernel;
+        let at_fd = AtFd {
+            read: 0,
+            write: errno,
+            writes: true,
+        };
+        let outcome = self
+            .call
+            .around(at_fd, |t| real!(t, SSL_write, s, from, len));
+        if outcome <= 0 {
+            return Err(outcome);
         }
+        if before {
+            Half::add(&self.conn.tx.before_bytes, outcome as usize);
+        }
+        Ok(outcome as usize)
     }
 
     fn park(&self, state: u8, done: usize) {
@@ -163,6 +166,20 @@ impl Write<'_> {
         }
     }
 
+    /// A TLS 1.3 client's first write, or a server's that sent no ticket: OpenSSL
+    /// sends one record, which proves the key (R15), the rest may go fast.
+    fn first(&self) -> Result<usize, c_int> {
+        match self.real(0, RECORD, 0) {
+            Ok(done) if is_fast(&self.call, self.conn, self.call.mode()) => self.fast(done, 0),
+            Ok(done) => self.slow(done, 0),
+            Err(outcome) => {
+                let waits = self.call.wants_write();
+                self.park(if waits { SLOW } else { IDLE }, 0);
+                Err(outcome)
+            }
+        }
+    }
+
     fn run(&self) -> Result<usize, c_int> {
         let mut done = 0;
         match self.conn.write_state.load(Ordering::Acquire) {
@@ -205,21 +222,27 @@ unsafe fn transmit(
         return Err(lost);
     };
     let nested = call.is_nested();
-    if let Some((_, conn)) = call.conn().filter(|_| n != 0 && !buf.is_null() && !nested)
-        && (conn.tx.lane() == Lane::Kernel || conn.write_state.load(Ordering::Acquire) != IDLE)
-    {
-        let outcome = Write {
+    let found = call.conn();
+    if let Some((_, conn)) = found.filter(|_| n != 0 && !buf.is_null() && !nested) {
+        let write = Write {
             call,
             conn,
             buf: buf.cast(),
             n,
+        };
+        let idle = conn.write_state.load(Ordering::Acquire) == IDLE;
+        if conn.tx.lane() == Lane::Kernel || !idle {
+            let outcome = write.run();
+            if outcome.is_ok() {
+                conn.unmark(mark::SENDFILE_WANTS);
+                conn.mark(mark::FAST_SUCCESS);
+            }
+            return outcome;
         }
-        .run();
-        if outcome.is_ok() {
-            conn.unmark(mark::SENDFILE_WANTS);
-            conn.mark(mark::FAST_SUCCESS);
+        let waits_for_proof = conn.tx.lane() == Lane::Watch && !call.in_init();
+        if n > RECORD && waits_for_proof && call.mode() & SSL_MODE_ENABLE_PARTIAL_WRITE == 0 {
+            return write.first();
         }
-        return outcome;
     }
     let (outcome, done) = call.around(AtFd::default(), plain);
     if let Some((_, conn)) = call.conn().filter(|_| !nested) {
