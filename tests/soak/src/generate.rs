@@ -91,7 +91,7 @@ fn end(rng: &mut Rng, without: &Without) -> End {
         read_ahead: read_ahead && !without.has("read-ahead"),
         max_fragment: if rng.chance(25) { 512 + rng.size(16384 - 512) as u16 } else { 0 },
         send_buffer: [131_072, 4608, 30_000][rng.weighted(&[70, 15, 15])],
-        receive_buffer: [4 << 20, 2304, 20_000][rng.weighted(&[80, 10, 10])],
+        receive_buffer: [4 << 20, 9000, 20_000][rng.weighted(&[80, 10, 10])],
     }
 }
 

@@ -234,29 +234,29 @@ impl Relay {
         }
     }
 
-    /// Is all that was sent in the other end's receive queue?
-    fn is_quiet(&self) -> bool {
-        [0, 1].into_iter().all(|side| {
-            let way = &self.ways[side];
-            let arrived = match &self.ends[side] {
-                Some(end) => way.stalled || way.eof_in || self.broken[side] || count(end, libc::FIONREAD) == 0,
-                None => true,
-            };
-            let delivered = match &self.ends[1 - side] {
-                Some(end) => way.held || (way.waiting() == 0 && count(end, SIOCOUTQNSD) == 0),
-                None => true,
-            };
-            arrived && delivered
-        })
+    /// Is all that was sent from this side in the other end's receive queue?
+    fn is_quiet(&self, side: usize) -> bool {
+        let way = &self.ways[side];
+        let arrived = match &self.ends[side] {
+            Some(end) => way.stalled || way.eof_in || self.broken[side] || count(end, libc::FIONREAD) == 0,
+            None => true,
+        };
+        let delivered = match &self.ends[1 - side] {
+            Some(end) => way.held || (way.waiting() == 0 && count(end, SIOCOUTQNSD) == 0),
+            None => true,
+        };
+        arrived && delivered
     }
 
-    /// Pumps until nothing is under way. False: an end takes no more.
-    pub fn settle(&mut self) -> bool {
+    /// Pumps until nothing is under way, and says for each sender whether all arrived; an end with a
+    /// small buffer may take no more.
+    pub fn settle(&mut self) -> [bool; 2] {
         let mut still = 0;
         loop {
             self.pump();
-            if self.is_quiet() && !self.moved {
-                return true;
+            let quiet = [self.is_quiet(0), self.is_quiet(1)];
+            if quiet == [true, true] && !self.moved {
+                return quiet;
             }
             if self.moved {
                 still = 0;
@@ -264,7 +264,7 @@ impl Relay {
             }
             still += 1;
             if still > 100 {
-                return false;
+                return quiet;
             }
             std::thread::sleep(Duration::from_micros(500));
         }

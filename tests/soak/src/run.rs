@@ -58,7 +58,8 @@ struct Runner<'a> {
     /// The stream *from* this side holds data whose record borders may differ.
     loose: [bool; 2],
     lag: [bool; 2],
-    quiet: bool,
+    /// All that this side sent has arrived.
+    quiet: [bool; 2],
     step: usize,
     patience: Duration,
 }
@@ -143,7 +144,7 @@ fn go(program: &Program, ends: [&mut Endpoint; 2], patience: Duration, lane: &mu
         clear: [0; 2],
         loose: [false; 2],
         lag: [false; 2],
-        quiet: true,
+        quiet: [true; 2],
         step: 0,
         patience,
     };
@@ -311,6 +312,8 @@ impl Runner<'_> {
             _ => false,
         };
         self.state[side].broken |= failed;
+        // What a failed end had begun to send stays half sent.
+        self.lane.cut_off[side] |= self.state[side].broken;
         if answer.contains(" sd=") {
             self.state[side].shutdown = value(answer, "sd");
         }
@@ -351,7 +354,7 @@ impl Runner<'_> {
     /// Can single calls of a reader at this side be compared?
     fn exact(&self, side: usize) -> bool {
         self.program.end(side_of(side)).receive_buffer >= 1 << 20
-            && self.quiet
+            && self.quiet[1 - side]
             && !self.loose[1 - side]
             && !self.relay.is_held_up(1 - side)
     }
