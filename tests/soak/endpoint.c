@@ -316,6 +316,9 @@ static int await(int err, uint64_t deadline)
 
 	if (left <= 0)
 		return 0;
+	/* Without AUTO_RETRY a read gives up although OpenSSL has more in its own buffer. */
+	if (err == SSL_ERROR_WANT_READ && SSL_has_pending(ssl))
+		left = 1;
 	poll(&p, 1, (int)left);
 	return 1;
 }
