@@ -20,6 +20,7 @@ mod paths;
 mod ports;
 mod qemu;
 mod shell;
+mod soak;
 mod test;
 mod vm;
 
@@ -56,6 +57,8 @@ enum Verb {
     Clean(clean::Clean),
     /// Show the main job: nginx and curl, with and without ktlsshim
     Demo(demo::Demo),
+    /// Compare random programs with and without ktlsshim, for as long as you like
+    Soak(soak::Soak),
 }
 
 fn main() {
@@ -68,6 +71,7 @@ fn main() {
         Verb::Doctor(verb) => verb.run(),
         Verb::Clean(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
+        Verb::Soak(verb) => verb.run(),
     };
     match result {
         Ok(status) => std::process::exit(status),
