@@ -269,12 +269,17 @@ static __poll_t alg_tls_poll(struct file *file, struct socket *sock,
 {
 	struct alg_tls_ctx *ctx = alg_tls_ctx(sock);
 	struct sock *sk = alg_tls_sk(ctx);
+	__poll_t mask = 0;
 
 	if (!sk)
 		return EPOLLERR | EPOLLHUP;
 	/* the queue lives in the inode, which we hold, not in the sock */
 	sock_poll_wait(file, SOCKET_I(ctx->inode), wait);
-	return alg_tls_poll_in(ctx) | alg_tls_poll_out(ctx);
+	/* as tcp_poll() has it: both ends closed, or reset */
+	if (READ_ONCE(sk->sk_shutdown) == SHUTDOWN_MASK ||
+	    inet_sk_state_load(sk) == TCP_CLOSE)
+		mask |= EPOLLHUP;
+	return mask | alg_tls_poll_in(ctx) | alg_tls_poll_out(ctx);
 }
 
 static int alg_tls_ioctl(struct socket *sock, unsigned int cmd,
