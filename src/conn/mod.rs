@@ -81,8 +81,6 @@ pub mod mark {
     pub const WRITE_SLOW_ONCE: u32 = 1 << 11;
     /// SSL_sendfile met a full socket: SSL_get_error must say WANT_WRITE.
     pub const SENDFILE_WANTS: u32 = 1 << 12;
-    /// The last call was a fast success: SSL_want must say "nothing".
-    pub const FAST_SUCCESS: u32 = 1 << 13;
     /// 0-RTT calls were seen and the handshake has not ended.
     pub const EARLY_DATA: u32 = 1 << 14;
     /// A TLS 1.2 key reached its record limit.
@@ -323,6 +321,10 @@ pub struct Connection {
     /// The cipher that the op socket was opened for (`keys::Aead`).
     pub op_aead: AtomicU8,
     pub identity: Lock<Identity>,
+    /// The thread whose last I/O call was a fast success: to it, SSL_want says
+    /// "nothing". Another thread may at the same time look into the failure of
+    /// its own call (R20).
+    fast_by: AtomicUsize,
     pub rx: Half,
     pub tx: Half,
     pub read: Lock<rx::ReadSide>,
@@ -345,6 +347,7 @@ impl Connection {
             file_left: AtomicUsize::new(0),
             op_aead: AtomicU8::new(0),
             identity: Lock::new(Identity::new()),
+            fast_by: AtomicUsize::new(0),
             rx: Half::vacant(),
             tx: Half::vacant(),
             read: Lock::new(rx::ReadSide::new()),
@@ -361,6 +364,7 @@ impl Connection {
         for count in [&conn.held, &conn.write_done, &conn.file_left] {
             count.store(0, Ordering::Relaxed);
         }
+        conn.fast_by.store(0, Ordering::Relaxed);
         conn.write_state.store(0, Ordering::Relaxed);
         if let Some(mut identity) = conn.identity.lock() {
             *identity = Identity::new();
@@ -416,6 +420,27 @@ impl Connection {
         if self.is(bit) {
             self.marks.fetch_and(!bit, Ordering::AcqRel);
         }
+    }
+
+    /// This thread's I/O call succeeded without OpenSSL.
+    pub fn fast_success(&self) {
+        self.unmark(mark::SENDFILE_WANTS);
+        let me = crate::thread::identity();
+        if self.fast_by.load(Ordering::Relaxed) != me {
+            self.fast_by.store(me, Ordering::Relaxed);
+        }
+    }
+
+    /// This thread makes a real I/O call: OpenSSL's own state speaks again.
+    pub fn real_call(&self) {
+        self.unmark(mark::SENDFILE_WANTS);
+        if self.was_fast() {
+            self.fast_by.store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub fn was_fast(&self) -> bool {
+        self.fast_by.load(Ordering::Relaxed) == crate::thread::identity()
     }
 
     /// Clears the bit and says whether it was set.

@@ -155,6 +155,8 @@ pub struct AtFd {
     pub write: i32,
     /// The call is SSL_write's own: it settles a pending write.
     pub writes: bool,
+    /// The call does no I/O and leaves SSL_want as it was.
+    pub idle: bool,
 }
 
 /// One hooked call: the SSL that the program passed, and who called.
@@ -211,8 +213,9 @@ impl Call {
             // program's led to: the program's calls go past us (R10).
             conn.mark(mark::HIDDEN);
         }
-        conn.unmark(mark::FAST_SUCCESS);
-        conn.unmark(mark::SENDFILE_WANTS);
+        if !at_fd.idle {
+            conn.real_call();
+        }
         if !at_fd.writes && conn.write_state.load(Ordering::Acquire) == super::transmit::PLACEHOLDER
         {
             // With a full wire libssl may park an alert or a ticket that only the

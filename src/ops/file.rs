@@ -60,11 +60,11 @@ fn by_kernel(conn: &Connection, fd: c_int, off: i64, size: usize) -> isize {
             Half::add(&conn.tx.sendfile_bytes, sent);
             Half::add(&conn.tx.fast_calls, 1);
             Half::add(&conn.tx.key_records, sent.div_ceil(PIECE));
-            conn.mark(mark::FAST_SUCCESS);
+            conn.fast_success();
             sent as isize
         }
         Err(e) => {
-            conn.unmark(mark::FAST_SUCCESS);
+            conn.real_call();
             if e == libc::EAGAIN || e == libc::EINTR {
                 conn.mark(mark::SENDFILE_WANTS);
             }

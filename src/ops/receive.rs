@@ -40,8 +40,7 @@ fn fast(call: &Call, conn: &Connection, out: &mut [u8], peek: bool) -> Result<us
     }
     match conn.fast_read(out, peek) {
         Fast::Done(got) => {
-            conn.unmark(mark::SENDFILE_WANTS);
-            conn.mark(mark::FAST_SUCCESS);
+            conn.fast_success();
             Ok(got)
         }
         Fast::Slow => Err(AtFd::default()),

@@ -53,21 +53,26 @@ macro_rules! table_of {
 
 /// Functions that only need their frame.
 macro_rules! framed {
-    ($($(#[$doc:meta])* fn $name:ident = $f:ident($($arg:ident: $t:ty),*) -> $r:ty, $lost:expr;)*) => {
+    ($idle:literal: $($(#[$doc:meta])* fn $name:ident = $f:ident($($arg:ident: $t:ty),*) -> $r:ty, $lost:expr;)*) => {
         $($(#[$doc])*
         /// # Safety
         /// As libssl's function of that name.
         pub unsafe fn $name(ret: usize, s: *mut Ssl, $($arg: $t),*) -> $r {
-            call_of!(ret, s, $lost).around(AtFd::default(), |t| real!(t, $f, s $(, $arg)*))
+            let at_fd = AtFd { idle: $idle, ..AtFd::default() };
+            call_of!(ret, s, $lost).around(at_fd, |t| real!(t, $f, s $(, $arg)*))
         })*
     };
 }
 
-framed! {
+// These only change what the next I/O call will do.
+framed! { true:
     fn key_update = SSL_key_update(kind: c_int) -> c_int, 0;
     fn renegotiate = SSL_renegotiate() -> c_int, 0;
     fn renegotiate_abbreviated = SSL_renegotiate_abbreviated() -> c_int, 0;
     fn verify_client_post_handshake = SSL_verify_client_post_handshake() -> c_int, 0;
+}
+
+framed! { false:
     fn stateless = SSL_stateless() -> c_int, -1;
     /// Early data is OpenSSL's alone; the connection is weighed when init is over.
     fn read_early_data = SSL_read_early_data(buf: *mut c_void, n: usize, got: *mut usize) -> c_int, 0;
@@ -84,7 +89,14 @@ pub enum Handshake {
 /// # Safety
 /// As libssl's function of that name; so for all below.
 pub unsafe fn handshake(ret: usize, which: Handshake, s: *mut Ssl) -> c_int {
-    call_of!(ret, s, -1).around(AtFd::default(), |t| match which {
+    let call = call_of!(ret, s, -1);
+    // After the handshake there is nothing to do.
+    let idle = !call.in_init() && call.is_finished() && !call.is_renegotiating();
+    let at_fd = AtFd {
+        idle,
+        ..AtFd::default()
+    };
+    call.around(at_fd, |t| match which {
         Handshake::Connect => real!(t, SSL_connect, s),
         Handshake::Accept => real!(t, SSL_accept, s),
         Handshake::Do => real!(t, SSL_do_handshake, s),
@@ -128,7 +140,7 @@ pub unsafe fn want(ret: usize, s: *const Ssl) -> c_int {
     let call = call_of!(ret, s, SSL_NOTHING);
     match call.conn() {
         Some((_, conn)) if conn.is(mark::SENDFILE_WANTS) => SSL_WRITING,
-        Some((_, conn)) if conn.is(mark::FAST_SUCCESS) => SSL_NOTHING,
+        Some((_, conn)) if conn.was_fast() => SSL_NOTHING,
         _ => real!(call.table, SSL_want, s),
     }
 }
@@ -246,9 +258,11 @@ pub unsafe fn new_session_ticket(ret: usize, s: *mut Ssl) -> c_int {
     if let Some((_, conn)) = call.conn() {
         conn.mark(mark::WRITE_SLOW_ONCE);
     }
-    call.around(AtFd::default(), |t| {
-        real_later!(t, SSL_new_session_ticket, 0, s)
-    })
+    let at_fd = AtFd {
+        idle: true,
+        ..AtFd::default()
+    };
+    call.around(at_fd, |t| real_later!(t, SSL_new_session_ticket, 0, s))
 }
 
 /// SNI callbacks change the context in mid-handshake: listen there too (R25).

@@ -64,6 +64,7 @@ impl Write<'_> {
             read: 0,
             write: errno,
             writes: true,
+            idle: false,
         };
         let outcome = self
             .call
@@ -234,8 +235,7 @@ unsafe fn transmit(
         if conn.tx.lane() == Lane::Kernel || !idle {
             let outcome = write.run();
             if outcome.is_ok() {
-                conn.unmark(mark::SENDFILE_WANTS);
-                conn.mark(mark::FAST_SUCCESS);
+                conn.fast_success();
             }
             return outcome;
         }
