@@ -319,6 +319,9 @@ static int await(int err, uint64_t deadline)
 	/* Without AUTO_RETRY a read gives up although OpenSSL has more in its own buffer. */
 	if (err == SSL_ERROR_WANT_READ && SSL_has_pending(ssl))
 		left = 1;
+	/* And it may leave a HelloRequest to the next call, which nothing announces. */
+	if (err == SSL_ERROR_WANT_READ && left > 20 && SSL_renegotiate_pending(ssl))
+		left = 20;
 	poll(&p, 1, (int)left);
 	return 1;
 }

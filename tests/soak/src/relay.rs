@@ -146,7 +146,17 @@ impl Relay {
     fn take(&mut self, side: usize) {
         let way = &mut self.ways[side];
         let Some(end) = &mut self.ends[side] else { return };
-        if way.stalled || way.eof_in {
+        if way.eof_in && !self.broken[side] {
+            // Nothing more can be read, but an RST may still follow the FIN.
+            let mut fd = [libc::pollfd { fd: end.as_raw_fd(), events: 0, revents: 0 }];
+            // SAFETY: one live pollfd.
+            unsafe { libc::poll(fd.as_mut_ptr(), 1, 0) };
+            if fd[0].revents & libc::POLLERR != 0 {
+                self.broken[side] = true;
+                self.moved = true;
+            }
+        }
+        if way.stalled || way.eof_in || self.broken[side] {
             return;
         }
         let mut room = [0u8; 65536];
