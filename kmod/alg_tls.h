@@ -69,6 +69,7 @@
 #define ALG_TLS_PLAIN_MAX	16384	/* RFC 8446 §5.1 */
 #define ALG_TLS_BODY12_MAX	(ALG_TLS_PLAIN_MAX + 2048) /* RFC 5246 §6.2.3 */
 #define ALG_TLS_BODY13_MAX	(ALG_TLS_PLAIN_MAX + 256)  /* RFC 8446 §5.2 */
+#define ALG_TLS_HS_KEY_UPDATE	24	/* RFC 8446 4 */
 #define ALG_TLS_BREATH		(128 * 1024)	/* see alg_tls_breathe() */
 
 enum {
@@ -148,6 +149,7 @@ struct alg_tls_tx {
 	struct scatterlist dst[ALG_TLS_OUT_PIECES + 1];
 	u8 type;			/* inner content type (TLS 1.3) */
 	bool more;			/* TCP was told that more will come */
+	bool need_key;			/* a KeyUpdate was sent: EKEYEXPIRED */
 	bool broken;			/* a hand-over was short: reset at unlock */
 };
 

@@ -118,6 +118,7 @@ static void alg_tls_tx_install(struct alg_tls_ctx *ctx, struct alg_tls_dir *new)
 {
 	new->gen = ctx->txd.gen + 1;
 	ctx->txd = *new;
+	ctx->tx.need_key = false;
 	memzero_explicit(new, sizeof(*new));
 }
 

@@ -30,7 +30,6 @@
 /* Below this a copy is cheaper than pinning the reader's page. */
 #define RX_DIRECT_MIN	512
 
-#define TLS_HS_KEY_UPDATE	24	/* RFC 8446 §4 */
 
 static int rx_parse(const struct alg_tls_dir *d, struct rx_rec *rec)
 {
@@ -390,7 +389,7 @@ static void rx_follow_handshake(struct alg_tls_rx *rx, unsigned int len)
 		rx->hs_have = 0;
 		rx->hs_skip = rx->hs_hdr[1] << 16 | rx->hs_hdr[2] << 8 |
 			      rx->hs_hdr[3];
-		if (rx->hs_hdr[0] == TLS_HS_KEY_UPDATE)
+		if (rx->hs_hdr[0] == ALG_TLS_HS_KEY_UPDATE)
 			WRITE_ONCE(rx->need_key, true);
 	}
 }

@@ -28,6 +28,8 @@ int alg_tls_tx_check(struct alg_tls_ctx *ctx)
 	if (sk->sk_err || sk->sk_shutdown & SEND_SHUTDOWN ||
 	    (1 << sk->sk_state) & ~(TCPF_ESTABLISHED | TCPF_CLOSE_WAIT))
 		return -EPIPE;
+	if (ctx->tx.need_key)
+		return alg_tls_count_err(ctx, -EKEYEXPIRED);
 	if (!alg_tls_seq_ok(&ctx->txd))
 		return alg_tls_count_err(ctx, -EOVERFLOW);
 	return 0;
@@ -223,6 +225,23 @@ static int alg_tls_gather(struct alg_tls_ctx *ctx, struct iov_iter *iter,
 }
 
 /*
+ * RFC 8446 4.6.3: what follows a KeyUpdate is sealed with the next key.  The
+ * record and the re-key are two calls, and another thread may send in between.
+ * KeyUpdate is 5 bytes and never shares a record.
+ */
+static bool alg_tls_is_key_update(struct alg_tls_ctx *ctx, u8 type,
+				  const struct alg_tls_in *in, int len)
+{
+	u8 first;
+
+	if (type != ALG_TLS_T_HANDSHAKE || len != 5 ||
+	    ctx->txd.version != TLS_1_3_VERSION)
+		return false;
+	memcpy_from_page(&first, in->page[0], ctx->tx.src[1].offset, 1);
+	return first == ALG_TLS_HS_KEY_UPDATE;
+}
+
+/*
  * One record of at most @len bytes.  Returns the bytes it took, which are fewer
  * if user memory ended early; -ENOBUFS if a reservation failed.
  */
@@ -251,6 +270,7 @@ static int alg_tls_send_one(struct alg_tls_ctx *ctx, struct iov_iter *iter,
 	err = alg_tls_tx_record(ctx, type, in.n, got, &out, flags, push);
 	if (err)
 		goto err_revert;
+	ctx->tx.need_key = alg_tls_is_key_update(ctx, type, &in, got);
 	alg_tls_in_free(&in);
 	return got;
 

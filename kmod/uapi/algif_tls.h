@@ -62,7 +62,8 @@
  *			caller gave no control buffer; it stays on the TCP socket
  *	EKEYEXPIRED	a KeyUpdate (TLS 1.2: ChangeCipherSpec) was taken: set the
  *			next key (TLS_RX) first.  Messages are followed across
- *			records, from the first record taken under this key
+ *			records, from the first record taken under this key.
+ *			send: a KeyUpdate was sent, set the next key (TLS_TX)
  *	EBADMSG		the record's tag is wrong (sticky; nothing was consumed)
  *	EPROTO		not a TLS record of this version (sticky; not consumed)
  *	EMSGSIZE	record length out of range (sticky; not consumed), or a
