@@ -73,6 +73,24 @@ fn make_page() {
     }
 }
 
+/// This process, as a number that a fork child never shares with its parent. A
+/// vfork child gets its parent's: it runs on the parent's memory.
+pub fn pid() -> i32 {
+    // SAFETY: published pages are never unmapped.
+    match unsafe { PID.load(Acquire).as_ref() } {
+        Some(cell) => match cell.load(Acquire) {
+            0 => {
+                let now = crate::sys::getpid();
+                // Another thread of the child writes the same number.
+                let _ = cell.compare_exchange(0, now, AcqRel, Acquire);
+                now
+            }
+            known => known,
+        },
+        None => crate::sys::getpid(),
+    }
+}
+
 /// Whose memory is this? Costs a `getpid`: ask for claimed descriptors only.
 /// Without a page (out of memory) the answer is `VforkChild`: touch nothing.
 pub fn pid_state() -> PidState {

@@ -66,6 +66,16 @@ pub fn gettid() -> i32 {
     unsafe { syscall(libc::SYS_gettid, 0, 0, 0, 0, 0, 0) as i32 }
 }
 
+/// Leaves the processor for about 50 microseconds.
+pub fn nap() {
+    let time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 50_000,
+    };
+    // SAFETY: the kernel reads one timespec and writes nothing.
+    unsafe { syscall(libc::SYS_nanosleep, &raw const time as usize, 0, 0, 0, 0, 0) };
+}
+
 /// Closes a descriptor of the shim's own.
 pub fn close(fd: i32) {
     // SAFETY: a number; the descriptor is the caller's to close.

@@ -81,6 +81,11 @@ impl Connection {
         true
     }
 
+    /// Is `fd` the very socket that the kernel serves for this direction?
+    pub fn is_my_socket(&self, fd: i32, dir: Dir) -> bool {
+        sys::cookie(fd) == Ok(self.half(dir).cookie.load(Ordering::Relaxed))
+    }
+
     /// The program closed `fd`: what it numbers from now on is not ours.
     pub fn fd_closed(&self, fd: i32) {
         for half in [&self.rx, &self.tx] {

@@ -61,6 +61,10 @@ fn summary(half: &Half, dir: Dir) -> report::Dir {
     }
 }
 
+fn errno_of(half: &Half) -> i32 {
+    half.refused_errno.load(Ordering::Relaxed)
+}
+
 /// Writes the connection's line, if a log was asked for.
 pub fn report(conn: &Connection) {
     if crate::config::config().log.is_none() {
@@ -79,13 +83,6 @@ pub fn report(conn: &Connection) {
     let Some(identity) = conn.identity.lock() else {
         return;
     };
-    let refused = |half: &Half| {
-        matches!(
-            half.reason.get(),
-            Reason::AttachRefused | Reason::BackendUnavailable
-        )
-        .then(|| half.first_seq.load(Ordering::Relaxed) as i32)
-    };
     report::write(&Report {
         role: identity.role,
         version: identity.version,
@@ -96,7 +93,7 @@ pub fn report(conn: &Connection) {
             .unwrap_or_default(),
         tx: summary(&conn.tx, Dir::Tx),
         rx: summary(&conn.rx, Dir::Rx),
-        errno: refused(&conn.rx).or(refused(&conn.tx)).unwrap_or(0),
+        errno: errno_of(&conn.rx).max(errno_of(&conn.tx)),
         over_limit: conn.is(mark::OVER_LIMIT),
     });
 }

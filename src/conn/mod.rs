@@ -42,7 +42,7 @@ use crate::openssl::ask::Live;
 use crate::openssl::ssl::Table;
 use crate::reason::{AtomicReason, Reason};
 pub use crate::thread::ConnId;
-use lock::Lock;
+use lock::{Baton, Lock};
 use secrets::Secrets;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,10 +79,10 @@ pub mod mark {
     pub const READ_SLOW_ONCE: u32 = 1 << 10;
     /// A real call ran while a placeholder was pending: the next write is OpenSSL's.
     pub const WRITE_SLOW_ONCE: u32 = 1 << 11;
-    /// SSL_sendfile met a full socket: SSL_get_error must say WANT_WRITE.
-    pub const SENDFILE_WANTS: u32 = 1 << 12;
     /// 0-RTT calls were seen and the handshake has not ended.
     pub const EARLY_DATA: u32 = 1 << 14;
+    /// A real SSL_read found nothing more to read.
+    pub const DRAINED: u32 = 1 << 12;
     /// A TLS 1.2 key reached its record limit.
     pub const LIMIT_SEEN: u32 = 1 << 15;
     /// ... and went on beyond it, as plain OpenSSL does.
@@ -110,7 +110,11 @@ pub struct Half {
     /// libc calls that are in the kernel with raw bytes of this direction, and
     /// the mark that makes new ones wait while the lane changes.
     pub inflight: AtomicU32,
-    pub switching: AtomicBool,
+    pub switch: Baton,
+    /// SO_COOKIE of the TCP socket: its descriptor's number may be reused.
+    pub cookie: AtomicU64,
+    /// The kernel's refusal, for the log.
+    pub refused_errno: AtomicI32,
     /// Proofs that failed although a record was there.
     pub failed_proofs: AtomicU8,
     pub fast_calls: AtomicU64,
@@ -144,7 +148,9 @@ impl Half {
             message_open: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             inflight: AtomicU32::new(0),
-            switching: AtomicBool::new(false),
+            switch: Baton::new(),
+            cookie: AtomicU64::new(0),
+            refused_errno: AtomicI32::new(0),
             failed_proofs: AtomicU8::new(0),
             fast_calls: AtomicU64::new(0),
             fast_bytes: AtomicU64::new(0),
@@ -202,8 +208,11 @@ impl Half {
             return Some(real());
         }
         self.inflight.fetch_add(1, Ordering::SeqCst);
-        while self.switching.load(Ordering::SeqCst) {
-            core::hint::spin_loop();
+        if self.switch.wait().is_err() {
+            // A signal handler in the middle of its own thread's switch, or a
+            // fork child of a thread that was in one: nobody knows which lane it is.
+            self.inflight.fetch_sub(1, Ordering::SeqCst);
+            return Some(crate::errno::fail(libc::EAGAIN));
         }
         // No guard object: `real` may be left by siglongjmp or cancellation.
         // The count then stays up, and the direction stays in userspace.
@@ -227,7 +236,9 @@ impl Half {
 
     /// Shuts out raw calls while the lane changes. False: one is under way.
     pub fn begin_switch(&self) -> bool {
-        self.switching.store(true, Ordering::SeqCst);
+        if !self.switch.try_take() {
+            return false;
+        }
         if self.inflight.load(Ordering::SeqCst) == 0 {
             return true;
         }
@@ -236,7 +247,7 @@ impl Half {
     }
 
     pub fn end_switch(&self) {
-        self.switching.store(false, Ordering::SeqCst);
+        self.switch.release();
     }
 
     pub fn add(counter: &AtomicU64, n: usize) {
@@ -259,6 +270,7 @@ impl Half {
             &self.records,
             &self.key_records,
             &self.first_seq,
+            &self.cookie,
         ] {
             counter.store(0, Ordering::Relaxed);
         }
@@ -271,7 +283,8 @@ impl Half {
             flag.store(false, Ordering::Relaxed);
         }
         self.inflight.store(0, Ordering::Relaxed);
-        self.switching.store(false, Ordering::Relaxed);
+        self.switch.reset();
+        self.refused_errno.store(0, Ordering::Relaxed);
         self.failed_proofs.store(0, Ordering::Relaxed);
         self.rekeys.store(0, Ordering::Relaxed);
         self.handbacks.store(0, Ordering::Relaxed);
@@ -325,6 +338,18 @@ pub struct Connection {
     /// "nothing". Another thread may at the same time look into the failure of
     /// its own call (R20).
     fast_by: AtomicUsize,
+    /// The thread whose SSL_sendfile met a full socket: to it, SSL_get_error says
+    /// WANT_WRITE.
+    wants_by: AtomicUsize,
+    /// The translation cannot go on: nothing more may reach the wire.
+    pub dead: AtomicBool,
+    /// The next one-byte data record from OpenSSL is the placeholder of a write
+    /// that met a full socket: it was never data.
+    pub swallow: AtomicBool,
+    /// Plaintext bytes per record that the kernel sends.
+    pub record: AtomicUsize,
+    /// Whoever weighs the connection; one at a time.
+    pub settling: Baton,
     pub rx: Half,
     pub tx: Half,
     pub read: Lock<rx::ReadSide>,
@@ -348,6 +373,11 @@ impl Connection {
             op_aead: AtomicU8::new(0),
             identity: Lock::new(Identity::new()),
             fast_by: AtomicUsize::new(0),
+            wants_by: AtomicUsize::new(0),
+            dead: AtomicBool::new(false),
+            swallow: AtomicBool::new(false),
+            record: AtomicUsize::new(rx::PLAIN_MAX),
+            settling: Baton::new(),
             rx: Half::vacant(),
             tx: Half::vacant(),
             read: Lock::new(rx::ReadSide::new()),
@@ -361,11 +391,7 @@ impl Connection {
         let (id, conn) = slab::take()?;
         conn.marks.store(0, Ordering::Relaxed);
         conn.max_fragment.store(0, Ordering::Relaxed);
-        for count in [&conn.held, &conn.write_done, &conn.file_left] {
-            count.store(0, Ordering::Relaxed);
-        }
-        conn.fast_by.store(0, Ordering::Relaxed);
-        conn.write_state.store(0, Ordering::Relaxed);
+        conn.forget_io();
         if let Some(mut identity) = conn.identity.lock() {
             *identity = Identity::new();
         }
@@ -385,14 +411,28 @@ impl Connection {
         (s != 0).then(|| unsafe { Live::new(table, s as *mut crate::openssl::Ssl) })
     }
 
+    /// What a new handshake must not find.
+    fn forget_io(&self) {
+        for count in [
+            &self.held,
+            &self.write_done,
+            &self.file_left,
+            &self.fast_by,
+            &self.wants_by,
+        ] {
+            count.store(0, Ordering::Relaxed);
+        }
+        self.write_state.store(0, Ordering::Relaxed);
+        self.dead.store(false, Ordering::Relaxed);
+        self.swallow.store(false, Ordering::Relaxed);
+        self.settling.reset();
+    }
+
     /// Back to the state before a handshake, on the same SSL.
     fn start_over(&self) {
         self.marks
             .fetch_and(mark::PADDING | mark::PROMISED, Ordering::AcqRel);
-        for count in [&self.held, &self.write_done, &self.file_left] {
-            count.store(0, Ordering::Relaxed);
-        }
-        self.write_state.store(0, Ordering::Relaxed);
+        self.forget_io();
         self.rx.reset();
         self.tx.reset();
     }
@@ -424,7 +464,7 @@ impl Connection {
 
     /// This thread's I/O call succeeded without OpenSSL.
     pub fn fast_success(&self) {
-        self.unmark(mark::SENDFILE_WANTS);
+        self.wants_by.store(0, Ordering::Relaxed);
         let me = crate::thread::identity();
         if self.fast_by.load(Ordering::Relaxed) != me {
             self.fast_by.store(me, Ordering::Relaxed);
@@ -433,14 +473,26 @@ impl Connection {
 
     /// This thread makes a real I/O call: OpenSSL's own state speaks again.
     pub fn real_call(&self) {
-        self.unmark(mark::SENDFILE_WANTS);
-        if self.was_fast() {
-            self.fast_by.store(0, Ordering::Relaxed);
+        for by in [&self.wants_by, &self.fast_by] {
+            if by.load(Ordering::Relaxed) == crate::thread::identity() {
+                by.store(0, Ordering::Relaxed);
+            }
         }
     }
 
     pub fn was_fast(&self) -> bool {
         self.fast_by.load(Ordering::Relaxed) == crate::thread::identity()
+    }
+
+    /// This thread's SSL_sendfile found no room.
+    pub fn sendfile_waits(&self) {
+        self.real_call();
+        self.wants_by
+            .store(crate::thread::identity(), Ordering::Relaxed);
+    }
+
+    pub fn wants_sendfile(&self) -> bool {
+        self.wants_by.load(Ordering::Relaxed) == crate::thread::identity()
     }
 
     /// Clears the bit and says whether it was set.

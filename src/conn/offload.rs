@@ -31,6 +31,9 @@ const PATIENCE: u8 = 8;
 /// From here on openssl.cnf can pad records without any call that we could hook.
 const PADDING_BY_CONFIG: u64 = 0x3040_0000;
 
+/// From here on each epoch has a record layer of its own.
+const RECORD_LAYERS: u64 = 0x3020_0000;
+
 /// A direction that is ready to go.
 struct Ready {
     keys: TrafficKeys,
@@ -55,7 +58,11 @@ impl Connection {
     /// Called when an outermost SSL call of this connection returns.
     pub fn try_offload(&self, live: &Live) {
         if (self.rx.lane() == Lane::Watch || self.tx.lane() == Lane::Watch) && !live.in_init() {
-            errno::preserve(|| self.settle(live));
+            // One thread at a time; the other's next call asks again.
+            if self.settling.try_take() {
+                errno::preserve(|| self.settle(live));
+                self.settling.release();
+            }
         }
     }
 
@@ -70,7 +77,7 @@ impl Connection {
             Err(reason) => return self.refuse(reason),
         };
         if let Err(e) = alg().usable(suite.aead) {
-            self.rx.first_seq.store(e as u64, Ordering::Relaxed);
+            self.rx.refused_errno.store(e, Ordering::Relaxed);
             return self.refuse(Reason::BackendUnavailable);
         }
         self.unmark(mark::EARLY_DATA);
@@ -80,6 +87,7 @@ impl Connection {
         self.look_at_bios(live);
         let tx = self.weigh(Dir::Tx, live, suite);
         let rx = self.weigh(Dir::Rx, live, suite);
+        self.forget_copies();
         if tx.is_none() && rx.is_none() {
             return;
         }
@@ -124,6 +132,20 @@ impl Connection {
                 }
                 identity.sni_len = n as u8;
             }
+        }
+    }
+
+    /// A direction that stays with OpenSSL needs no copy of its records.
+    fn forget_copies(&self) {
+        if self.rx.lane() == Lane::Raw
+            && let Some(mut side) = self.read.lock()
+        {
+            side.trace.forget();
+        }
+        if self.tx.lane() == Lane::Raw
+            && let Some(mut side) = self.write.lock()
+        {
+            side.trace.forget();
         }
     }
 
@@ -241,6 +263,17 @@ impl Connection {
             return verdict;
         }
         let at = self.rx.position();
+        if self.rx.wire_busy.load(Ordering::Acquire) {
+            return Later(Reason::BytesParked);
+        }
+        // From 3.2 on a record that was read ahead across the change of keys is
+        // in no getter's sight until a read has found nothing more.
+        if live.table.crypto.version() >= RECORD_LAYERS
+            && live.reads_ahead()
+            && !self.is(mark::DRAINED)
+        {
+            return Later(Reason::BytesParked);
+        }
         if live.has_pending() || self.held.load(Ordering::Acquire) != 0 {
             return Later(Reason::BytesParked);
         }
@@ -331,7 +364,7 @@ impl Connection {
 
     /// Plaintext bytes per record: what the program set, and what the peer asked
     /// for by max_fragment_length (RFC 6066 §4).
-    fn fragment(&self, live: &Live) -> u16 {
+    pub fn fragment(&self, live: &Live) -> u16 {
         let own = self.max_fragment.load(Ordering::Relaxed);
         let table = live.table;
         // SAFETY: the object is alive; the session belongs to it.
@@ -385,7 +418,7 @@ impl Connection {
                 continue;
             }
             if let Err(e) = outcome {
-                half.first_seq.store(e as u64, Ordering::Relaxed);
+                half.refused_errno.store(e, Ordering::Relaxed);
                 half.refuse(Reason::AttachRefused);
             }
             half.end_switch();
@@ -414,26 +447,48 @@ impl Connection {
         if tx.is_none() && rx.is_none() {
             return Ok(());
         }
-        let op = self.op_for(suite, fd, tx.is_some())?;
+        let (op, fresh) = self.op_for(suite, fd, tx.is_some())?;
         let info = |ready: &Ready| -> CryptoInfo { ready.keys.crypto_info(ready.seq, ready.nonce) };
         let (tx_info, rx_info) = (tx.map(info), rx.map(info));
-        alg().attach(op, fd, tx_info.as_ref(), rx_info.as_ref(), tx_max)?;
+        // The sides are ready before the kernel is: afterwards nothing may fail.
+        let write = tx.map(|_| self.write.lock());
+        let read = rx.map(|_| self.read.lock());
+        let sides = !matches!(write, Some(None)) && !matches!(read, Some(None));
+        let attached = if sides {
+            alg().attach(op, fd, tx_info.as_ref(), rx_info.as_ref(), tx_max)
+        } else {
+            Err(libc::EAGAIN)
+        };
+        if let Err(e) = attached {
+            if fresh {
+                fdtable::clear(op);
+                crate::backend::sys::close(op);
+            }
+            return Err(e);
+        }
+        let cookie = crate::backend::sys::cookie(fd).unwrap_or(0);
         if let Some(ready) = tx {
-            if let Some(mut side) = self.write.lock() {
+            if let Some(Some(mut side)) = write {
                 side.begin(ready.seq);
             }
-            self.take_over(&self.tx, op, ready.seq);
+            let record = match tx_max {
+                0 => super::rx::PLAIN_MAX,
+                n => usize::from(n),
+            };
+            self.record.store(record, Ordering::Relaxed);
+            self.take_over(&self.tx, op, ready.seq, cookie);
         }
         if let Some(ready) = rx {
-            if let Some(mut side) = self.read.lock() {
+            if let Some(Some(mut side)) = read {
                 side.begin(ready.seq);
             }
-            self.take_over(&self.rx, op, ready.seq);
+            self.take_over(&self.rx, op, ready.seq, cookie);
         }
         Ok(())
     }
 
-    fn take_over(&self, half: &Half, op: i32, seq: u64) {
+    fn take_over(&self, half: &Half, op: i32, seq: u64, cookie: u64) {
+        half.cookie.store(cookie, Ordering::Relaxed);
         half.op.store(op, Ordering::Release);
         half.first_seq.store(seq, Ordering::Relaxed);
         half.key_records.store(seq, Ordering::Relaxed);
@@ -443,8 +498,9 @@ impl Connection {
         half.set_lane(Lane::Kernel, Reason::Offloaded);
     }
 
-    /// The op socket that belongs to this TCP socket, or a new one.
-    fn op_for(&self, suite: Suite, fd: i32, for_tx: bool) -> Result<i32, i32> {
+    /// The op socket that belongs to this TCP socket, or a new one
+    /// (true).
+    fn op_for(&self, suite: Suite, fd: i32, for_tx: bool) -> Result<(i32, bool), i32> {
         let (mine, other) = if for_tx {
             (&self.tx, &self.rx)
         } else {
@@ -459,11 +515,11 @@ impl Connection {
         }
         let own = mine.op.load(Ordering::Acquire);
         if own >= 0 {
-            return Ok(own);
+            return Ok((own, false));
         }
         let theirs = other.op.load(Ordering::Acquire);
         if theirs >= 0 && discover::same_socket(fd, other.fd.load(Ordering::Acquire)) {
-            return Ok(theirs);
+            return Ok((theirs, false));
         }
         let op = alg().open(suite.aead)?;
         if !fdtable::set_own(op) {
@@ -473,7 +529,7 @@ impl Connection {
         for parent in alg().parents() {
             fdtable::set_own(parent);
         }
-        Ok(op)
+        Ok((op, true))
     }
 
     /// Which BIOs does the program use? Decides how EAGAIN is met (R4–R6).

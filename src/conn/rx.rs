@@ -195,7 +195,10 @@ impl Connection {
     }
 
     fn fast_error(&self, e: i32) -> Fast {
-        if e == libc::EIO || e == libc::ENODATA || e == libc::ENOTCONN {
+        if matches!(
+            e,
+            libc::EIO | libc::ENODATA | libc::ENOTCONN | libc::EKEYEXPIRED
+        ) {
             return Fast::Slow;
         }
         if is_bad_record(e) {
@@ -240,7 +243,9 @@ impl Connection {
         // SAFETY: both pieces are exclusively borrowed.
         let got = unsafe { alg().recv_record(op, into.unwrap_or_default(), 0) };
         let Some(mut side) = self.read.lock() else {
-            return Fast::Slow;
+            // A record is taken and cannot be put down.
+            self.poison();
+            return Fast::Errno(libc::ECONNRESET);
         };
         match got {
             Ok((DATA, n)) => {
@@ -384,6 +389,9 @@ impl Connection {
             return real();
         }
         loop {
+            if self.dead.load(Ordering::Acquire) {
+                return errno::fail(libc::ECONNRESET);
+            }
             let Some(mut side) = self.read.lock() else {
                 return errno::fail(libc::EAGAIN);
             };
@@ -419,7 +427,8 @@ impl Connection {
             // SAFETY: the buffer is this call's alone.
             let got = unsafe { alg().recv_record(op, &room, flags & libc::MSG_DONTWAIT) };
             let Some(mut side) = self.read.lock() else {
-                return errno::fail(libc::EAGAIN);
+                self.poison();
+                return errno::fail(libc::ECONNRESET);
             };
             let outcome = match got {
                 Ok((0, _)) => Ok(Some(0)),
@@ -428,6 +437,11 @@ impl Connection {
                     self.push(&mut side, kind, payload).map(|()| None)
                 }
                 Err(libc::ENODATA) => Ok(Some(0)),
+                // Another thread has taken a KeyUpdate and is about to set the key.
+                Err(libc::EKEYEXPIRED) => {
+                    crate::sys::nap();
+                    Ok(None)
+                }
                 Err(e) if is_bad_record(e) || e == libc::ENOTCONN => {
                     self.detach_rx(&mut side, Lane::Raw, Reason::BadRecord);
                     Ok(None)
@@ -476,9 +490,12 @@ impl Connection {
                     .message_open
                     .store(side.messages.incomplete(), Ordering::Release);
                 if update {
-                    self.rekey(Dir::Rx)?;
                     side.seq = 0;
                     side.cipher = None;
+                    if let Err(e) = self.rekey(Dir::Rx) {
+                        self.poison();
+                        return Err(e);
+                    }
                 }
             }
             (CHANGE_CIPHER_SPEC, Version::Tls12) => {
@@ -538,20 +555,22 @@ impl Connection {
         if self.rx.lane() != Lane::Kernel {
             return;
         }
-        if let Some(mut staged) = side.staged.take(STAGED_MAX) {
-            let op = self.rx.op.load(Ordering::Acquire);
-            let n = match alg().detach(op, Dir::Rx, &mut staged) {
-                Ok(detached) => {
-                    let first = self.rx.first_seq.load(Ordering::Relaxed);
-                    Half::add(
-                        &self.rx.records,
-                        detached.seq.saturating_sub(first) as usize,
-                    );
-                    detached.staged
-                }
-                Err(_) => 0,
-            };
-            side.staged.put(staged, n);
+        let op = self.rx.op.load(Ordering::Acquire);
+        let detached = side.staged.take(STAGED_MAX).and_then(|mut staged| {
+            let detached = alg().detach(op, Dir::Rx, &mut staged).ok()?;
+            side.staged.put(staged, detached.staged);
+            Some(detached)
+        });
+        match detached {
+            Some(detached) => {
+                let first = self.rx.first_seq.load(Ordering::Relaxed);
+                Half::add(
+                    &self.rx.records,
+                    detached.seq.saturating_sub(first) as usize,
+                );
+            }
+            // The kernel keeps the wire, or bytes of it: nobody could go on.
+            None => self.poison(),
         }
         self.rx.wire_busy.store(
             !side.wire.is_empty() || !side.staged.is_empty(),

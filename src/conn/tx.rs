@@ -17,7 +17,7 @@ use core::sync::atomic::Ordering;
 use super::rx::{
     ALERT, CHANGE_CIPHER_SPEC, DATA, HANDSHAKE, KEY_UPDATE, PLAIN_MAX, SEALED_MAX, sized,
 };
-use super::{ConnId, Connection, Dir, Half, Lane};
+use super::{ConnId, Connection, Dir, Half, Lane, mark};
 use crate::backend::{Backend, alg, sys};
 use crate::errno;
 use crate::keys::Version;
@@ -59,12 +59,8 @@ pub struct WriteSide {
     /// OpenSSL's next write sequence number.
     pub seq: u64,
     messages: Messages,
-    /// The next one-byte data record is the placeholder of a write that met a
-    /// full socket: it was never data.
-    pub swallow: bool,
-    /// A thread is in the kernel with `opened`.
-    sending: bool,
-    dead: bool,
+    /// The thread that is in the kernel with `opened`, or 0.
+    sending: usize,
     /// File bytes that SSL_sendfile read and OpenSSL has not accepted yet.
     pub file: Vec<u8>,
     pub file_at: usize,
@@ -81,9 +77,7 @@ impl WriteSide {
             cipher: None,
             seq: 0,
             messages: Messages::new(),
-            swallow: false,
-            sending: false,
-            dead: false,
+            sending: 0,
             file: Vec::new(),
             file_at: 0,
         }
@@ -101,7 +95,6 @@ impl WriteSide {
         self.cipher = None;
         self.messages = Messages::new();
         self.partial.clear();
-        self.swallow = false;
         self.trace.forget();
     }
 }
@@ -122,11 +115,15 @@ impl Connection {
         flags: i32,
         real: &dyn Fn() -> isize,
     ) -> isize {
-        if self.tx.lane() == Lane::Kernel
-            && self.tx.closed.load(Ordering::Acquire)
-            && let Some(mut side) = self.write.lock()
-        {
-            self.detach_tx(&mut side, Lane::Raw, Reason::CloseNotify);
+        if self.tx.lane() == Lane::Kernel && self.tx.closed.load(Ordering::Acquire) {
+            // Clear text follows close_notify; a record of OpenSSL's must not: its
+            // number may be one that the kernel used.
+            if thread::top().is_some_and(|frame| frame.conn == id) {
+                return send_error(libc::EPIPE, flags);
+            }
+            if let Some(mut side) = self.write.lock() {
+                self.detach_tx(&mut side, Lane::Raw, Reason::CloseNotify);
+            }
         }
         if self.tx.lane() == Lane::Kernel {
             return self.virtual_send(id, iov, flags);
@@ -182,10 +179,16 @@ impl Connection {
     fn translate(&self, mut chunk: &[u8], flags: i32, accepted: &mut usize) -> Result<bool, i32> {
         while !chunk.is_empty() {
             let mut side = self.write.lock().ok_or(libc::EAGAIN)?;
-            if side.dead {
+            if self.dead.load(Ordering::Acquire) {
                 return Err(libc::EPIPE);
             }
-            if side.sending {
+            if side.sending == thread::identity() {
+                // This thread left the kernel by a jump: did the record go out?
+                drop(side);
+                self.poison();
+                return Err(libc::EPIPE);
+            }
+            if side.sending != 0 {
                 return Err(libc::EAGAIN);
             }
             let before = side.partial.len();
@@ -226,7 +229,10 @@ impl Connection {
             }
             drop(side);
             let sent = self.forward(flags);
-            let mut side = self.write.lock().ok_or(libc::EAGAIN)?;
+            let Some(mut side) = self.write.lock() else {
+                self.poison();
+                return Err(libc::EPIPE);
+            };
             match sent {
                 Ok(outcome) => {
                     side.partial.clear();
@@ -257,13 +263,12 @@ impl Connection {
             self.poison();
             return Err(libc::EPIPE);
         };
-        if kind == DATA && n == 1 && side.swallow {
-            side.swallow = false;
+        if kind == DATA && n == 1 && self.swallow.swap(false, Ordering::AcqRel) {
             side.seq = side.seq.wrapping_add(1);
             return Ok(Sent::Yes);
         }
         let opened = core::mem::take(&mut side.opened);
-        side.sending = true;
+        side.sending = thread::identity();
         drop(side);
         let payload = opened.get(..n).unwrap_or_default();
         let op = self.tx.op.load(Ordering::Acquire);
@@ -279,8 +284,11 @@ impl Connection {
                 (flags & libc::MSG_DONTWAIT) | libc::MSG_NOSIGNAL,
             )
         };
-        let mut side = self.write.lock().ok_or(libc::EAGAIN)?;
-        side.sending = false;
+        let Some(mut side) = self.write.lock() else {
+            self.poison();
+            return Err(libc::EPIPE);
+        };
+        side.sending = 0;
         let outcome = match got {
             Ok(_) => self.sent(&mut side, kind, payload),
             Err(e) => Err(e),
@@ -333,8 +341,7 @@ impl Connection {
                     side.cipher = None;
                     if self.rekey(Dir::Tx).is_err() {
                         // The peer expects the next key from here on.
-                        side.dead = true;
-                        self.hang_up();
+                        self.poison();
                     }
                 }
             }
@@ -367,12 +374,8 @@ impl Connection {
                     detached.seq.saturating_sub(first) as usize,
                 );
             }
-            // Without the detach the kernel would refuse raw writes as a
-            // stranger's; the connection can only end.
-            Err(_) => {
-                side.dead = true;
-                return self.hang_up();
-            }
+            // Raw bytes would still go out, with numbers that nobody keeps.
+            Err(_) => return self.poison(),
         }
         self.tx.handbacks.fetch_add(1, Ordering::Relaxed);
         side.cipher = None;
@@ -383,18 +386,18 @@ impl Connection {
     }
 
     /// Ends the connection rather than put an untranslated record on the wire.
+    /// Takes no lock: it is what remains when a lock cannot be had.
     pub fn poison(&self) {
-        if let Some(mut side) = self.write.lock() {
-            side.dead = true;
-        }
+        self.dead.store(true, Ordering::Release);
+        self.mark(mark::SLOW_ONLY);
         self.tx.reason.set(Reason::Panic);
-        self.hang_up();
-    }
-
-    fn hang_up(&self) {
-        let fd = self.tx.fd.load(Ordering::Acquire);
-        if fd >= 0 {
-            errno::preserve(|| sys::shutdown(fd));
+        for half in [&self.tx, &self.rx] {
+            let fd = half.fd.load(Ordering::Acquire);
+            // The number may be somebody else's socket by now.
+            if fd >= 0 && sys::cookie(fd) == Ok(half.cookie.load(Ordering::Relaxed)) {
+                errno::preserve(|| sys::shutdown(fd));
+                return;
+            }
         }
     }
 }

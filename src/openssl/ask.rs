@@ -1,6 +1,6 @@
 //! Small questions to libssl and libcrypto that several rooms ask.
 
-use super::{Bio, SSL_CTRL_MODE, SSL_WRITING, Ssl, SslCtx, crypto, ssl};
+use super::{Bio, SSL_CTRL_MODE, SSL_NOTHING, SSL_READING, Ssl, SslCtx, crypto, ssl};
 use core::ffi::{CStr, c_int, c_long};
 
 /// An SSL object that is alive for as long as the hook runs, with the library it
@@ -36,7 +36,10 @@ getters! {
     is_renegotiating -> bool = |v| v != 0, SSL_renegotiate_pending;
     key_update -> c_int = |v| v, SSL_get_key_update_type;
     /// OpenSSL waits for the socket to take more.
-    wants_write -> bool = |v| v == SSL_WRITING, SSL_want;
+    wants_read -> bool = |v| v == SSL_READING, SSL_want;
+    /// The last call is to be repeated, for whatever reason.
+    waits -> bool = |v| v != SSL_NOTHING, SSL_want;
+    reads_ahead -> bool = |v| v != 0, SSL_get_read_ahead;
     version -> c_int = |v| v, SSL_version;
     context -> *mut SslCtx = |v| v, SSL_get_SSL_CTX;
     rbio -> *mut Bio = |v| v, SSL_get_rbio;

@@ -71,7 +71,7 @@ fn note(conn: &Connection, way: Way, bytes: &[u8]) {
             if lane != Lane::Raw
                 && let Some(mut side) = conn.read.lock()
             {
-                side.trace.feed(bytes, true);
+                side.trace.feed(bytes, lane == Lane::Watch);
             }
             Half::add(&conn.rx.left, bytes.len());
         }
@@ -80,7 +80,7 @@ fn note(conn: &Connection, way: Way, bytes: &[u8]) {
             if lane != Lane::Raw
                 && let Some(mut side) = conn.write.lock()
             {
-                side.trace.feed(bytes, true);
+                side.trace.feed(bytes, lane == Lane::Watch);
                 if !conn.tx.was_kernel.load(Ordering::Acquire) {
                     side.produced.feed(bytes);
                 }

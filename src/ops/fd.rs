@@ -77,6 +77,7 @@ pub fn dup(old: i32, new: Option<i32>, real: &dyn Fn() -> c_int) -> c_int {
         errno::set(libc::EBADF);
         return -1;
     }
+    let mut replaced = None;
     if let Some(new) = new.filter(|new| *new != old) {
         match fdtable::entry(new) {
             // The program takes a number that it believes to be free. Moving our
@@ -85,11 +86,22 @@ pub fn dup(old: i32, new: Option<i32>, real: &dyn Fn() -> c_int) -> c_int {
                 errno::set(libc::EMFILE);
                 return -1;
             }
-            Entry::Conn(_) => forget(new),
+            // The table first (P21); the connection only once the call worked.
+            Entry::Conn(id) => {
+                fdtable::clear(new);
+                replaced = Some((new, id));
+            }
             Entry::Free => {}
         }
     }
     let made = real();
+    if let Some((new, id)) = replaced {
+        if made < 0 {
+            fdtable::set_conn(new, id);
+        } else if let Some(conn) = conn::slab::by_id(id) {
+            conn.fd_closed(new);
+        }
+    }
     if made >= 0
         && made != old
         && let Some((id, _)) = conn::of_fd(old)

@@ -35,7 +35,9 @@ pub unsafe fn sendfile(
         return -1;
     };
     if let Some((_, conn)) = call.conn().filter(|_| !call.is_nested()) {
-        limit::mind(&call, conn);
+        if conn.write_state.load(Ordering::Acquire) == transmit::IDLE {
+            limit::mind(&call, conn);
+        }
         let idle = conn.write_state.load(Ordering::Acquire) == transmit::IDLE
             && conn.file_left.load(Ordering::Acquire) == 0;
         if idle && transmit::is_fast(&call, conn, call.mode()) {
@@ -51,7 +53,6 @@ pub unsafe fn sendfile(
 }
 
 fn by_kernel(conn: &Connection, fd: c_int, off: i64, size: usize) -> isize {
-    conn.unmark(mark::SENDFILE_WANTS);
     let op = conn.tx.op.load(Ordering::Acquire);
     let mut at = off as u64;
     match alg().sendfile(op, fd, &mut at, size, libc::MSG_NOSIGNAL) {
@@ -59,15 +60,20 @@ fn by_kernel(conn: &Connection, fd: c_int, off: i64, size: usize) -> isize {
             Half::add(&conn.tx.fast_bytes, sent);
             Half::add(&conn.tx.sendfile_bytes, sent);
             Half::add(&conn.tx.fast_calls, 1);
-            Half::add(&conn.tx.key_records, sent.div_ceil(PIECE));
+            Half::add(
+                &conn.tx.key_records,
+                sent.div_ceil(conn.record.load(Ordering::Relaxed)),
+            );
             conn.fast_success();
             sent as isize
         }
         Err(e) => {
-            conn.real_call();
-            if e == libc::EAGAIN || e == libc::EINTR {
-                conn.mark(mark::SENDFILE_WANTS);
+            if e == libc::EAGAIN || e == libc::EINTR || e == libc::EKEYEXPIRED {
+                // EKEYEXPIRED: another thread is about to set the next key.
+                conn.sendfile_waits();
+                return errno::fail(libc::EAGAIN);
             }
+            conn.real_call();
             errno::fail(e)
         }
     }

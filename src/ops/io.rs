@@ -5,6 +5,7 @@
 //! be the connection's.
 
 use core::ffi::{c_int, c_void};
+use core::sync::atomic::Ordering;
 
 use crate::conn::{self, ConnId, Connection, Dir, Lane, mark, slab};
 use crate::errno;
@@ -15,16 +16,29 @@ use crate::thread;
 fn owner(fd: i32, dir: Dir) -> Option<(ConnId, &'static Connection)> {
     if let Some(frame) = thread::top()
         && let Some(inner) = slab::by_id(frame.conn)
-        && inner
-            .half(dir)
-            .fd
-            .load(core::sync::atomic::Ordering::Acquire)
-            != fd
-        && inner.half(dir).lane() == Lane::Watch
+        && inner.half(dir).fd.load(Ordering::Acquire) != fd
     {
-        inner.claim_fd(frame.conn, fd, dir);
+        match inner.half(dir).lane() {
+            Lane::Watch => {
+                inner.claim_fd(frame.conn, fd, dir);
+            }
+            // The connection's own socket under a number that we never saw made:
+            // its records must be translated all the same.
+            Lane::Kernel if fdtable::is_free(fd) && inner.is_my_socket(fd, dir) => {
+                fdtable::set_conn(fd, frame.conn);
+                return Some((frame.conn, inner));
+            }
+            _ => {}
+        }
     }
-    conn::of_fd(fd)
+    let (id, conn) = conn::of_fd(fd)?;
+    // The number may have been closed past our hooks and given to another socket.
+    if conn.half(dir).lane() == Lane::Kernel && !conn.is_my_socket(fd, dir) {
+        fdtable::clear_if(fd, id);
+        conn.fd_closed(fd);
+        return None;
+    }
+    Some((id, conn))
 }
 
 /// read, readv, recv, recvfrom, recvmsg, …; `real` is the very call that was made.
@@ -52,7 +66,7 @@ pub fn bulk(out: i32, from: i32, real: &dyn Fn() -> isize) -> isize {
     let translated = |fd: i32, dir: Dir| {
         conn::of_fd(fd).is_some_and(|(_, conn)| {
             let half = conn.half(dir);
-            half.lane() == Lane::Kernel && !half.closed.load(core::sync::atomic::Ordering::Acquire)
+            half.lane() == Lane::Kernel && !half.closed.load(Ordering::Acquire)
         })
     };
     if translated(out, Dir::Tx) || translated(from, Dir::Rx) {

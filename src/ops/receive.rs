@@ -76,7 +76,9 @@ unsafe fn receive(
     let mut at_fd = AtFd::default();
     if let Some((_, conn)) = found.filter(|_| !buf.is_null()) {
         // SAFETY: the program gave `n` writable bytes.
-        let out = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), n) };
+        let out = unsafe {
+            core::slice::from_raw_parts_mut(buf.cast::<u8>(), n.min(isize::MAX as usize))
+        };
         match fast(&call, conn, out, peek) {
             Ok(got) => return Ok(got),
             Err(meets) => at_fd = meets,
@@ -84,6 +86,12 @@ unsafe fn receive(
     }
     let watching = found.is_some_and(|(_, conn)| conn.rx.lane() != Lane::Kernel);
     let (outcome, got) = call.around(at_fd, real);
+    if outcome <= 0
+        && call.wants_read()
+        && let Some((_, conn)) = call.conn()
+    {
+        conn.mark(mark::DRAINED);
+    }
     // The call may have made the connection: ask again.
     let now = if watching {
         found

@@ -118,18 +118,17 @@ pub unsafe fn shutdown(ret: usize, s: *mut Ssl) -> c_int {
     call.around(AtFd::default(), |t| real!(t, SSL_shutdown, s))
 }
 
-/// SSL_sendfile that met a full socket left no trace in OpenSSL: say it here.
+/// SSL_sendfile that met a full socket left no trace in OpenSSL: say it here. What
+/// OpenSSL itself would say is the state of an older call.
 ///
 /// # Safety
 /// As libssl's.
 pub unsafe fn get_error(ret: usize, s: *const Ssl, outcome: c_int) -> c_int {
     let call = call_of!(ret, s, SSL_ERROR_SYSCALL);
-    let error = real!(call.table, SSL_get_error, s, outcome);
-    let full = error == SSL_ERROR_SYSCALL
-        && call
-            .conn()
-            .is_some_and(|(_, conn)| conn.is(mark::SENDFILE_WANTS));
-    if full { SSL_ERROR_WANT_WRITE } else { error }
+    if outcome < 0 && call.conn().is_some_and(|(_, conn)| conn.wants_sendfile()) {
+        return SSL_ERROR_WANT_WRITE;
+    }
+    real!(call.table, SSL_get_error, s, outcome)
 }
 
 /// After a fast success OpenSSL's own answer would be that of an older call.
@@ -139,7 +138,7 @@ pub unsafe fn get_error(ret: usize, s: *const Ssl, outcome: c_int) -> c_int {
 pub unsafe fn want(ret: usize, s: *const Ssl) -> c_int {
     let call = call_of!(ret, s, SSL_NOTHING);
     match call.conn() {
-        Some((_, conn)) if conn.is(mark::SENDFILE_WANTS) => SSL_WRITING,
+        Some((_, conn)) if conn.wants_sendfile() => SSL_WRITING,
         Some((_, conn)) if conn.was_fast() => SSL_NOTHING,
         _ => real!(call.table, SSL_want, s),
     }
@@ -208,14 +207,19 @@ pub unsafe fn set0_wbio(ret: usize, s: *mut Ssl, b: *mut Bio) {
     with_bios(&call_of!(ret, s), |t| real!(t, SSL_set0_wbio, s, b));
 }
 
-/// The object starts anew: so does what we know of it.
+/// The object starts anew: so does what we know of it. The real function first: if
+/// it refuses, libssl goes on with its keys and numbers, and so must we. Neither
+/// of these functions does I/O.
 ///
 /// # Safety
 /// As libssl's.
 pub unsafe fn clear(ret: usize, s: *mut Ssl) -> c_int {
     let call = call_of!(ret, s, 0);
-    anew(&call);
-    real!(call.table, SSL_clear, s)
+    let outcome = real!(call.table, SSL_clear, s);
+    if outcome == 1 {
+        anew(&call);
+    }
+    outcome
 }
 
 fn anew(call: &Call) {
@@ -230,12 +234,13 @@ fn anew(call: &Call) {
 /// As libssl's.
 pub unsafe fn set_state(ret: usize, which: Handshake, s: *mut Ssl) {
     let call = call_of!(ret, s);
-    if call.is_finished() {
-        anew(&call);
-    }
+    let used = call.is_finished();
     match which {
         Handshake::Accept => real!(call.table, SSL_set_accept_state, s),
         _ => real!(call.table, SSL_set_connect_state, s),
+    }
+    if used {
+        anew(&call);
     }
 }
 
@@ -334,11 +339,16 @@ pub unsafe fn ctrl(
         && outcome == 1
         && let Some((_, conn)) = call::known_or_new(&call)
     {
-        let size = larg.clamp(0, 16_384) as u16;
-        conn.max_fragment.store(size, Ordering::Relaxed);
-        let op = conn.tx.op.load(Ordering::Acquire);
-        if conn.tx.lane() == Lane::Kernel && alg().set_tx_max(op, size).is_err() {
-            conn.mark(mark::SLOW_ONLY);
+        conn.max_fragment
+            .store(larg.clamp(0, 16_384) as u16, Ordering::Relaxed);
+        if conn.tx.lane() == Lane::Kernel {
+            // The peer's own limit still holds.
+            let size = conn.fragment(&call);
+            let op = conn.tx.op.load(Ordering::Acquire);
+            match alg().set_tx_max(op, size) {
+                Ok(()) => conn.record.store(usize::from(size), Ordering::Relaxed),
+                Err(_) => conn.mark(mark::SLOW_ONLY),
+            }
         }
     }
     outcome

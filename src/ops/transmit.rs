@@ -91,11 +91,9 @@ impl Write<'_> {
                 Ok(done + more)
             }
             Err(outcome) => {
-                let waits = self.call.wants_write();
-                self.park(
-                    if waits { SLOW } else { IDLE },
-                    if waits { done } else { 0 },
-                );
+                // What is sent stays sent, whatever OpenSSL waits for.
+                let open = done > 0 || self.call.waits();
+                self.park(if open { SLOW } else { IDLE }, done);
                 Err(outcome)
             }
         }
@@ -103,8 +101,7 @@ impl Write<'_> {
 
     fn fast(&self, mut done: usize, mode: c_long) -> Result<usize, c_int> {
         let partial = mode & SSL_MODE_ENABLE_PARTIAL_WRITE != 0;
-        let own = usize::from(self.conn.max_fragment.load(Ordering::Relaxed));
-        let record = if own == 0 { RECORD } else { own.min(RECORD) };
+        let record = self.conn.record.load(Ordering::Relaxed);
         let op = self.conn.tx.op.load(Ordering::Acquire);
         loop {
             // With partial writes OpenSSL returns after each record; so do we.
@@ -128,6 +125,10 @@ impl Write<'_> {
                         return Ok(done);
                     }
                 }
+                // Another thread has sent a KeyUpdate and is about to set the key.
+                Err(libc::EKEYEXPIRED) if !self.conn.dead.load(Ordering::Acquire) => {
+                    crate::sys::nap();
+                }
                 Err(e) => return self.full(done, e),
             }
         }
@@ -142,28 +143,23 @@ impl Write<'_> {
         if self.conn.is(mark::OWN_WBIO) {
             return self.slow(done, 0);
         }
-        self.swallow(true);
+        self.conn.swallow.store(true, Ordering::Release);
         match self.real(done, 1, e) {
             Err(outcome) => {
                 self.park(PLACEHOLDER, done);
                 Err(outcome)
             }
+            // A buffering BIO took the byte: it is data now. Or its record was
+            // swallowed after all, and it never was.
             Ok(_) => {
-                // A buffering BIO took the byte: it is data now.
-                self.swallow(false);
-                let done = done + 1;
+                let kept = self.conn.swallow.swap(false, Ordering::AcqRel);
+                let done = done + usize::from(kept);
                 if done < self.n {
                     self.slow(done, 0)
                 } else {
                     Ok(done)
                 }
             }
-        }
-    }
-
-    fn swallow(&self, on: bool) {
-        if let Some(mut side) = self.conn.write.lock() {
-            side.swallow = on;
         }
     }
 
@@ -174,8 +170,8 @@ impl Write<'_> {
             Ok(done) if is_fast(&self.call, self.conn, self.call.mode()) => self.fast(done, 0),
             Ok(done) => self.slow(done, 0),
             Err(outcome) => {
-                let waits = self.call.wants_write();
-                self.park(if waits { SLOW } else { IDLE }, 0);
+                let open = self.call.waits();
+                self.park(if open { SLOW } else { IDLE }, 0);
                 Err(outcome)
             }
         }
@@ -195,7 +191,9 @@ impl Write<'_> {
             _ => {}
         }
         let mode = self.call.mode();
-        limit::mind(&self.call, self.conn);
+        if done == 0 {
+            limit::mind(&self.call, self.conn);
+        }
         let slow_once = self.conn.take_mark(mark::WRITE_SLOW_ONCE);
         if !slow_once && is_fast(&self.call, self.conn, mode) {
             self.fast(done, mode)
@@ -249,7 +247,7 @@ unsafe fn transmit(
         Half::add(&conn.tx.before_bytes, done);
         // OpenSSL keeps a record that the socket did not take: the next write is
         // its, also if the kernel has the direction by then.
-        let waits = outcome <= 0 && call.wants_write();
+        let waits = outcome <= 0 && call.waits();
         conn.write_done.store(0, Ordering::Release);
         conn.write_state
             .store(if waits { SLOW } else { IDLE }, Ordering::Release);
