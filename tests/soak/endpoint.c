@@ -320,7 +320,7 @@ static int await(int err, uint64_t deadline)
 	if (err == SSL_ERROR_WANT_READ && SSL_has_pending(ssl))
 		left = 1;
 	/* And it may leave a HelloRequest to the next call, which nothing announces. */
-	if (err == SSL_ERROR_WANT_READ && left > 20 && SSL_renegotiate_pending(ssl))
+	if (err == SSL_ERROR_WANT_READ && left > 20 && (SSL_renegotiate_pending(ssl) || SSL_in_init(ssl)))
 		left = 20;
 	poll(&p, 1, (int)left);
 	return 1;

@@ -86,7 +86,7 @@ fn end(rng: &mut Rng, without: &Without) -> End {
         io,
         modes: (rng.below(4) | if rng.chance(70) { 4 } else { 0 }) as u8,
         nonblocking: style == 0,
-        timeout: if style == 1 { 40 } else { 0 },
+        timeout: if style == 1 { 15 } else { 0 },
         use_ex: rng.chance(30),
         read_ahead: read_ahead && !without.has("read-ahead"),
         max_fragment: if rng.chance(25) { 512 + rng.size(16384 - 512) as u16 } else { 0 },

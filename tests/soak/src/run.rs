@@ -621,12 +621,13 @@ impl Runner<'_> {
                 }
             }
         } else {
-            if self.out != [0, 0] {
+            // A server's HelloRequest starts a handshake whose end it cannot wait for but by reading, and data
+            // that meets such a handshake half-way is lost to a race in OpenSSL itself: only step by step.
+            if self.out != [0, 0] || by == 1 {
                 return Ok(());
             }
             let mut lists = [Vec::new(), Vec::new()];
-            let finish = if by == 0 { "hs loose=1" } else { "dh1 loose=1" };
-            lists[by] = vec![format!("{start} loose=1"), finish.into(), "settle loose=1".into(), "w n=7 loose=1".into(), "rn n=5 loose=1".into()];
+            lists[by] = vec![format!("{start} loose=1"), "hs loose=1".into(), "settle loose=1".into(), "w n=7 loose=1".into(), "rn n=5 loose=1".into()];
             lists[other] = vec!["rn n=7 loose=1".into(), "w n=5 loose=1".into()];
             self.both([&lists[0], &lists[1]])?;
             self.barrier()?;
