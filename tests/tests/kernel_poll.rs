@@ -38,12 +38,19 @@ fn narrow() -> Link {
     Link::over(pair, Version::Tls13, Cipher::Aes128Gcm)
 }
 
-/// Sends until EAGAIN; returns how many full records went.
+/// Sends until the socket is full, and stays so: TCP goes on moving bytes to the
+/// peer's queue for a while after the first EAGAIN.
 fn fill(link: &Link) -> usize {
     let data = pattern(MAX);
-    (0..1000)
-        .take_while(|_| link.op.send(&data, MSG_DONTWAIT) == Ok(MAX))
-        .count()
+    let mut records = 0;
+    loop {
+        while link.op.send(&data, MSG_DONTWAIT) == Ok(MAX) {
+            records += 1;
+        }
+        if poll(&link.tcp, POLLOUT, ms(300)) == 0 {
+            return records;
+        }
+    }
 }
 
 /// D3: the callbacks of the TCP socket are never replaced, so every way to
