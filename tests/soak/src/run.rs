@@ -65,6 +65,7 @@ struct Runner<'a> {
     step: usize,
     patience: Duration,
     careful: bool,
+    empty: bool,
 }
 
 /// A value of an answer.
@@ -73,13 +74,14 @@ fn value(answer: &str, name: &str) -> i64 {
     found.and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-/// `careful` sends what waits before a read (S2, a deviation that is known).
-pub fn run(program: &Program, client: &mut Endpoint, server: &mut Endpoint, patience: Duration, careful: bool) -> Lane {
+/// `careful` sends what waits before a read (S2, a deviation that is known); `empty` reads all
+/// there is before a renegotiation (S4).
+pub fn run(program: &Program, client: &mut Endpoint, server: &mut Endpoint, patience: Duration, careful: bool, empty: bool) -> Lane {
     let mut lane = Lane::default();
     for end in [&mut *client, &mut *server] {
         end.new_log();
     }
-    match go(program, [client, server], patience, careful, &mut lane) {
+    match go(program, [client, server], patience, [careful, empty], &mut lane) {
         Ok(()) => {}
         Err(e) => {
             lane.transcript.push((usize::MAX, format!("TROUBLE {e:#}")));
@@ -126,7 +128,7 @@ fn open_line(program: &Program, side: Side, port: u16, patience: Duration) -> St
     )
 }
 
-fn go(program: &Program, ends: [&mut Endpoint; 2], patience: Duration, careful: bool, lane: &mut Lane) -> Result<()> {
+fn go(program: &Program, ends: [&mut Endpoint; 2], patience: Duration, [careful, empty]: [bool; 2], lane: &mut Lane) -> Result<()> {
     let listener = relay::listen()?;
     let port = listener.local_addr()?.port();
     let [client, server] = ends;
@@ -152,6 +154,7 @@ fn go(program: &Program, ends: [&mut Endpoint; 2], patience: Duration, careful: 
         step: 0,
         patience,
         careful,
+        empty,
     };
     let result = runner.everything();
     *lane = runner.lane;
@@ -597,6 +600,12 @@ impl Runner<'_> {
         }
         self.release(0);
         self.release(1);
+        for side in 0..2 {
+            if self.empty && self.out[1 - side] > 0 {
+                self.read_loop(side, self.out[1 - side], 16384)?;
+                self.relay.ways[1 - side].held = false;
+            }
+        }
         let other = 1 - by;
         if !self.polite() && self.program.setup.refuse_renegotiation != 0 {
             return Ok(());

@@ -106,7 +106,7 @@ impl Soak {
         let ([c0, s0], [c1, s1]) = (plain, shimmed);
         let c = if client == 1 { c1 } else { c0 };
         let s = if server == 1 { s1 } else { s0 };
-        let mut run = run::run(program, c, s, self.options.patience, self.options.without.has("S2"));
+        let mut run = run::run(program, c, s, self.options.patience, self.options.without.has("S2"), self.options.without.has("S4"));
         if self.options.without.has("S1") {
             run.transcript.iter_mut().for_each(|(_, answer)| without_want(answer));
         }
@@ -218,7 +218,7 @@ impl Soak {
 /// SSL_want after calls that move nothing is a deviation that is known ("S1").
 fn without_want(answer: &mut String) {
     let name = answer.split(' ').nth(1).unwrap_or_default();
-    let moves = ["=r", "=rn", "=pk", "=w", "=wgo", "=wpark", "=sf", "=hs", "=sd"].contains(&name);
+    let moves = ["=r", "=rn", "=pk", "=w", "=wgo", "=wpark", "=sf", "=hs"].contains(&name);
     if let (false, Some(at)) = (moves, answer.find(" want=")) {
         let end = answer[at + 1..].find(' ').map_or(answer.len(), |n| at + 1 + n);
         answer.replace_range(at..end, "");
