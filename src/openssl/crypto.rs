@@ -118,7 +118,7 @@ fn_table! {
                 class: c_int, argl: c_long, argp: *mut c_void,
                 new: Option<ExCallback>, dup: Option<ExDup>, free: Option<ExCallback>
             ) -> c_int;
-            fn CRYPTO_free_ex_index(class: c_int, idx: c_int) -> c_int;
+            fn CRYPTO_set_ex_data(ad: *mut ExData, idx: c_int, value: *mut c_void) -> c_int;
         }
         optional {
             // Absent where OpenSSL was built without ChaCha20 or Poly1305.

@@ -6,6 +6,7 @@ pub mod ask;
 pub mod classes;
 pub mod crypto;
 pub mod resolver;
+pub mod slot;
 pub mod ssl;
 pub mod table;
 
@@ -123,18 +124,3 @@ pub const BIO_FLAGS_SHOULD_RETRY: c_int = 8;
 /// `CRYPTO_EX_INDEX_SSL` and `CRYPTO_EX_INDEX_SSL_CTX`.
 pub const EX_INDEX_SSL: c_int = 0;
 pub const EX_INDEX_SSL_CTX: c_int = 1;
-
-/// What `CRYPTO_get_ex_new_index` wants.
-pub type ExNew =
-    unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void, c_int, c_long, *mut c_void);
-pub type ExFree =
-    unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void, c_int, c_long, *mut c_void);
-/// The `from_d` parameter is `void *` in 1.1.1 and `void **` in 3.0.
-pub type ExDup = unsafe extern "C" fn(
-    *mut c_void,
-    *const c_void,
-    *mut c_void,
-    c_int,
-    c_long,
-    *mut c_void,
-) -> c_int;

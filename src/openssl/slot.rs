@@ -60,14 +60,7 @@ impl Slot {
             // SAFETY: the callbacks have the types of CRYPTO_EX_new and _free; the
             // table that `argp` names is never given back.
             unsafe {
-                (crypto.CRYPTO_get_ex_new_index)(
-                    self.class,
-                    0,
-                    argp,
-                    Some(made),
-                    None,
-                    Some(freed),
-                )
+                (crypto.CRYPTO_get_ex_new_index)(self.class, 0, argp, Some(made), None, Some(freed))
             }
         });
         self.index.store(new.max(NONE), Ordering::Release);

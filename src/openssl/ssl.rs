@@ -9,9 +9,12 @@
 //! reference the resolver keeps (P4).
 
 use super::crypto;
-use super::{Bio, Cipher, CtrlFn, KeylogCb, LibCtx, Method, PaddingCb, Session, Ssl, SslCtx};
+use super::slot::Slot;
+use super::{
+    Bio, Cipher, CtrlFn, EX_INDEX_SSL, EX_INDEX_SSL_CTX, KeylogCb, LibCtx, Method, PaddingCb,
+    Session, Ssl, SslCtx,
+};
 use core::ffi::CStr;
-use core::sync::atomic::AtomicI32;
 use libc::{c_char, c_int, c_long, c_uchar, c_void, off_t, size_t};
 
 /// Turns a data symbol's address into the function pointer type of a field.
@@ -38,10 +41,10 @@ macro_rules! table {
         pub struct Table {
             /// The libcrypto that this libssl itself is bound to.
             pub crypto: &'static crypto::Table,
-            /// Index for our pointer in an `SSL`, −1 until the owner makes one.
-            pub ex_ssl: AtomicI32,
-            /// The same for an `SSL_CTX`.
-            pub ex_ctx: AtomicI32,
+            /// Our place in each `SSL`.
+            pub ex_ssl: Slot,
+            /// The same in an `SSL_CTX`.
+            pub ex_ctx: Slot,
             $(pub $name: unsafe extern "C-unwind" fn($($a),*) $(-> $r)?,)*
             $(pub $oname: Option<unsafe extern "C-unwind" fn($($oa),*) $(-> $or)?>,)*
         }
@@ -55,8 +58,8 @@ macro_rules! table {
             ) -> Option<Table> {
                 Some(Table {
                     crypto,
-                    ex_ssl: AtomicI32::new(-1),
-                    ex_ctx: AtomicI32::new(-1),
+                    ex_ssl: Slot::new(EX_INDEX_SSL),
+                    ex_ctx: Slot::new(EX_INDEX_SSL_CTX),
                     $($name: pointer!(find, $name, unsafe extern "C-unwind" fn($($a),*) $(-> $r)?)?,)*
                     $($oname: pointer!(find, $oname, unsafe extern "C-unwind" fn($($oa),*) $(-> $or)?),)*
                 })

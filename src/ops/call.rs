@@ -8,14 +8,13 @@
 
 use core::ffi::{c_int, c_void};
 use core::ops::Deref;
-use core::ptr;
 use core::sync::atomic::Ordering;
 
 use crate::config::config;
 use crate::conn::{ConnId, Connection, mark, slab};
 use crate::openssl::ask::Live;
 use crate::openssl::crypto::ExData;
-use crate::openssl::{EX_INDEX_SSL, Ssl, resolver, ssl::Table};
+use crate::openssl::{Ssl, resolver, slot, ssl::Table};
 use crate::process::{self, Phase};
 use crate::{boundary, conn, thread};
 
@@ -56,38 +55,10 @@ pub unsafe fn written(outcome: c_int, count: *const usize) -> usize {
     unsafe { *count }
 }
 
-/// The slot in an SSL's ex_data, made at first use.
-fn index(table: &'static Table) -> Option<i32> {
-    /// Another thread is making the index.
-    const BUSY: i32 = -2;
-    loop {
-        match table.ex_ssl.load(Ordering::Acquire) {
-            BUSY => core::hint::spin_loop(),
-            -1 => {
-                if table
-                    .ex_ssl
-                    .compare_exchange(-1, BUSY, Ordering::AcqRel, Ordering::Acquire)
-                    .is_err()
-                {
-                    continue;
-                }
-                // SAFETY: the callbacks match CRYPTO_EX_dup and CRYPTO_EX_free.
-                let made = unsafe {
-                    (table.crypto.CRYPTO_get_ex_new_index)(
-                        EX_INDEX_SSL,
-                        0,
-                        ptr::null_mut(),
-                        None,
-                        None,
-                        Some(freed),
-                    )
-                };
-                table.ex_ssl.store(made.max(-1), Ordering::Release);
-                return (made >= 0).then_some(made);
-            }
-            made => return Some(made),
-        }
-    }
+/// The index of our place in an SSL. Made before the first SSL_CTX, so that every
+/// SSL of the program's has the place.
+pub(super) fn index(table: &'static Table) -> Option<c_int> {
+    table.ex_ssl.get(table.crypto, slot::empty, freed)
 }
 
 /// CRYPTO_EX_free: the SSL object goes away.
@@ -110,8 +81,8 @@ unsafe extern "C" fn freed(
 
 /// The connection of this SSL, if it has one.
 pub fn known(live: &Live) -> Conn {
-    let index = live.table.ex_ssl.load(Ordering::Acquire);
-    if index < 0 || live.ptr().is_null() {
+    let index = live.table.ex_ssl.known()?;
+    if live.ptr().is_null() {
         return None;
     }
     // SAFETY: the object is alive; the index was made by its library.
@@ -138,8 +109,13 @@ pub fn known_or_new(live: &Live) -> Conn {
     }
     let index = index(live.table)?;
     let (id, conn) = Connection::create(*live)?;
-    // SAFETY: the object is alive; the index was made by its library.
-    if unsafe { (live.table.SSL_set_ex_data)(live.ptr(), index, id.to_u64() as *mut c_void) } != 1 {
+    let value = id.to_u64() as *mut c_void;
+    let stored = live.table.crypto.quiet(|| {
+        // SAFETY: the object is alive; the index was made by its library. It has the
+        // place already (slot.rs), unless the program made it past our hooks.
+        unsafe { (live.table.SSL_set_ex_data)(live.ptr(), index, value) == 1 }
+    });
+    if !stored {
         conn.ssl.store(0, Ordering::Release);
         slab::give_back(id, |_| ());
         return None;

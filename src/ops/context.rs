@@ -4,8 +4,10 @@
 //! is chained before the program's own, which it can set, change and ask for as
 //! if ours were not there (R25).
 //!
-//! Memory: one `Context` per SSL_CTX, boxed, in its ex_data; freed by the ex_data
-//! callback.
+//! Memory: one `Context` per SSL_CTX, boxed, in its ex_data. OpenSSL makes it together
+//! with the SSL_CTX and frees it with it, both by callback, so no two threads make
+//! one for the same SSL_CTX. The few that are older than the callback (made past our
+//! hooks) have theirs in a list instead, which only grows.
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::ptr;
@@ -17,9 +19,7 @@ use crate::conn::{Connection, Lane, mark, slab};
 use crate::keys::keylog;
 use crate::openssl::ask::Live;
 use crate::openssl::crypto::ExData;
-use crate::openssl::{
-    EX_INDEX_SSL_CTX, KeylogCb, SSL_CTRL_SET_MAX_SEND_FRAGMENT, Ssl, SslCtx, ssl::Table,
-};
+use crate::openssl::{KeylogCb, SSL_CTRL_SET_MAX_SEND_FRAGMENT, Ssl, SslCtx, slot, ssl::Table};
 use crate::process::{self, Phase};
 use crate::{report, thread};
 
@@ -33,80 +33,141 @@ pub struct Context {
 /// The libssl copy that a callback without a frame belongs to: the last seen.
 static LAST: AtomicPtr<Table> = AtomicPtr::new(ptr::null_mut());
 
-fn index(table: &'static Table) -> Option<c_int> {
-    const BUSY: c_int = -2;
-    loop {
-        match table.ex_ctx.load(Ordering::Acquire) {
-            BUSY => core::hint::spin_loop(),
-            -1 => {
-                if table
-                    .ex_ctx
-                    .compare_exchange(-1, BUSY, Ordering::AcqRel, Ordering::Acquire)
-                    .is_err()
-                {
-                    continue;
-                }
-                // SAFETY: the callback matches CRYPTO_EX_free.
-                let made = unsafe {
-                    (table.crypto.CRYPTO_get_ex_new_index)(
-                        EX_INDEX_SSL_CTX,
-                        0,
-                        ptr::null_mut(),
-                        None,
-                        None,
-                        Some(freed),
-                    )
-                };
-                table.ex_ctx.store(made.max(-1), Ordering::Release);
-                return (made >= 0).then_some(made);
-            }
-            made => return Some(made),
+impl Context {
+    const fn new() -> Context {
+        Context {
+            chained: AtomicUsize::new(0),
+            max_fragment: AtomicU16::new(0),
+            padding: AtomicBool::new(false),
         }
     }
 }
 
-unsafe extern "C" fn freed(
+fn index(table: &'static Table) -> Option<c_int> {
+    table.ex_ctx.get(table.crypto, born, freed)
+}
+
+/// CRYPTO_EX_new: an SSL_CTX is being made.
+unsafe extern "C" fn born(
     _parent: *mut c_void,
+    _value: *mut c_void,
+    ad: *mut ExData,
+    index: c_int,
+    _argl: c_long,
+    argp: *mut c_void,
+) {
+    crate::boundary::guard((), || {
+        let fresh = Box::into_raw(Box::new(Context::new())).cast();
+        // SAFETY: OpenSSL's own arguments.
+        if !unsafe { slot::place(ad, index, argp, fresh) } {
+            // SAFETY: nobody else has seen the box.
+            drop(unsafe { Box::from_raw(fresh.cast::<Context>()) });
+        }
+    });
+}
+
+unsafe extern "C" fn freed(
+    parent: *mut c_void,
     value: *mut c_void,
     _ad: *mut ExData,
     _index: c_int,
     _argl: c_long,
     _argp: *mut c_void,
 ) {
-    if !value.is_null() {
-        // SAFETY: only `of` stores here, and it stores leaked boxes.
-        drop(unsafe { Box::from_raw(value.cast::<Context>()) });
+    crate::boundary::guard((), || {
+        if value.is_null() {
+            elders::forget(parent as usize);
+        } else {
+            // SAFETY: only `born` stores here, and it stores leaked boxes; nobody
+            // uses an SSL_CTX that is being freed.
+            drop(unsafe { Box::from_raw(value.cast::<Context>()) });
+        }
+    });
+}
+
+/// The contexts that were made before `born` was registered. Storing a box in one of
+/// those while other threads use it is what slot.rs warns of.
+mod elders {
+    use super::{AtomicPtr, AtomicUsize, Context, Ordering, ptr};
+
+    struct Elder {
+        /// The SSL_CTX, as a number; 0 when it is gone.
+        key: AtomicUsize,
+        context: Context,
+        next: *const Elder,
+    }
+
+    static LIST: AtomicPtr<Elder> = AtomicPtr::new(ptr::null_mut());
+
+    fn find(from: *const Elder, key: usize) -> Option<&'static Elder> {
+        // SAFETY: entries are never freed, and `next` does not change once an entry
+        // is in the list.
+        let mut at = unsafe { from.as_ref() };
+        while let Some(elder) = at {
+            if elder.key.load(Ordering::Acquire) == key {
+                return at;
+            }
+            // SAFETY: as above.
+            at = unsafe { elder.next.as_ref() };
+        }
+        None
+    }
+
+    /// The entry of this SSL_CTX, made at first use.
+    pub(super) fn of(key: usize) -> &'static Context {
+        let mut fresh: *mut Elder = ptr::null_mut();
+        loop {
+            let head = LIST.load(Ordering::Acquire);
+            if let Some(found) = find(head, key) {
+                if !fresh.is_null() {
+                    // SAFETY: it did not get into the list.
+                    drop(unsafe { Box::from_raw(fresh) });
+                }
+                return &found.context;
+            }
+            if fresh.is_null() {
+                fresh = Box::into_raw(Box::new(Elder {
+                    key: AtomicUsize::new(key),
+                    context: Context::new(),
+                    next: ptr::null(),
+                }));
+            }
+            // SAFETY: still ours alone.
+            unsafe { (*fresh).next = head };
+            // A head that did not change means that nothing was added since the search:
+            // entries are never taken out.
+            if LIST
+                .compare_exchange(head, fresh, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+            {
+                // SAFETY: never freed from here on.
+                return unsafe { &(*fresh).context };
+            }
+        }
+    }
+
+    /// The SSL_CTX goes away; another one may get its address.
+    pub(super) fn forget(key: usize) {
+        if let Some(elder) = find(LIST.load(Ordering::Acquire), key) {
+            elder.key.store(0, Ordering::Release);
+        }
     }
 }
 
-/// The state of this SSL_CTX, made at first use.
+/// The state of this SSL_CTX. None while another thread makes the index.
 ///
 /// # Safety
-/// `ctx` is a live SSL_CTX of `table`'s library.
+/// `ctx` is a live SSL_CTX of `table`'s library, and stays so while the result is
+/// in use.
 unsafe fn of(table: &'static Table, ctx: *mut SslCtx) -> Option<&'static Context> {
     let index = index(table)?;
-    // SAFETY: as the caller vouches. The reference is used within the calling hook
-    // only, during which the program keeps `ctx` alive.
-    if let Some(found) = unsafe {
+    // SAFETY: as the caller vouches; what is found there goes with `ctx` only.
+    let placed = unsafe {
         (table.SSL_CTX_get_ex_data)(ctx, index)
             .cast::<Context>()
             .as_ref()
-    } {
-        return Some(found);
-    }
-    let fresh = Box::into_raw(Box::new(Context {
-        chained: AtomicUsize::new(0),
-        max_fragment: AtomicU16::new(0),
-        padding: AtomicBool::new(false),
-    }));
-    // SAFETY: `ctx` is live; on failure nobody but us has seen the box.
-    unsafe {
-        if (table.SSL_CTX_set_ex_data)(ctx, index, fresh.cast()) != 1 {
-            drop(Box::from_raw(fresh));
-            return None;
-        }
-        fresh.as_ref()
-    }
+    };
+    placed.or_else(|| Some(elders::of(ctx as usize)))
 }
 
 fn active() -> bool {
@@ -204,6 +265,15 @@ pub fn inherit(live: &Live, conn: &Connection) {
     }
 }
 
+/// A context is about to be made: have our places in it, and in its SSLs, from the
+/// beginning.
+pub fn making(table: &'static Table) {
+    if active() {
+        index(table);
+        super::call::index(table);
+    }
+}
+
 /// A context was made: the moment to use rights that the process may give up.
 pub fn made(table: &'static Table, ctx: *mut SslCtx) {
     if ctx.is_null() || !active() {
@@ -281,3 +351,7 @@ pub unsafe fn told(table: &'static Table, ctx: *mut SslCtx, command: c_int, valu
         }
     }
 }
+
+#[cfg(test)]
+#[path = "context_test.rs"]
+mod tests;

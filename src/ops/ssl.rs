@@ -287,6 +287,7 @@ pub unsafe fn set_ssl_ctx(ret: usize, s: *mut Ssl, ctx: *mut SslCtx) -> *mut Ssl
 /// As libssl's.
 pub unsafe fn ctx_new(ret: usize, method: *const Method) -> *mut SslCtx {
     let table = table_of!(ret, null_mut());
+    context::making(table);
     let made = real!(table, SSL_CTX_new, method);
     context::made(table, made);
     made
@@ -301,6 +302,7 @@ pub unsafe fn ctx_new_ex(
     method: *const Method,
 ) -> *mut SslCtx {
     let table = table_of!(ret, null_mut());
+    context::making(table);
     let made = real_later!(table, SSL_CTX_new_ex, null_mut(), lib, query, method);
     context::made(table, made);
     made
