@@ -93,10 +93,11 @@ fn tester(target: &Path) -> Result<PathBuf> {
 fn foreign(target: &Path, version: &str) -> Result<String> {
     let root = paths::workspace().join("target/roots").join(version);
     let libraries = root.join("usr/lib/x86_64-linux-gnu");
-    let linker = root.join("lib64/ld-linux-x86-64.so.2");
-    if !linker.exists() {
+    // Merged /usr or not.
+    let linker = ["usr/lib64", "lib64"].map(|dir| root.join(dir).join("ld-linux-x86-64.so.2"));
+    let Some(linker) = linker.iter().find(|path| path.exists()) else {
         bail!("no OpenSSL {version}: {} is not a root file system that has libssl and its headers", root.display());
-    }
+    };
     let library = ["libssl.so.4", "libssl.so.3", "libssl.so.1.1"]
         .iter()
         .find(|name| libraries.join(name).exists())
@@ -116,5 +117,7 @@ fn foreign(target: &Path, version: &str) -> Result<String> {
             // What these libraries need of a newer libc is there at run time.
             .arg("-Wl,--allow-shlib-undefined"),
     )?;
-    Ok(format!("{} --library-path {} {}", linker.display(), libraries.display(), endpoint.display()))
+    let older = root.join("lib/x86_64-linux-gnu");
+    let path = format!("{}:{}", libraries.display(), older.display());
+    Ok(format!("{} --library-path {path} {}", linker.display(), endpoint.display()))
 }
