@@ -152,7 +152,7 @@ impl Reading<'_> {
             let Some(head) = way.wire.get(way.at..way.at + 5) else { return Ok(moved) };
             let end = way.at + 5 + peer::length(head);
             let Some(record) = way.wire.get(way.at..end) else { return Ok(moved) };
-            if side == 1 && way.messages.first() == Some(&2) {
+            if side == 1 && is_whole(&way.messages) && way.messages.first() == Some(&2) {
                 // The ServerHello there answers a ClientHello that is not read yet.
                 if !self.asked {
                     return Ok(moved);
@@ -266,11 +266,7 @@ impl Reading<'_> {
 
     fn message(&mut self, side: usize) -> Option<Vec<u8>> {
         let messages = &mut self.ways[side].messages;
-        let head = messages.get(1..4)?;
-        let end = 4 + (usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]));
-        if messages.len() < end {
-            return None;
-        }
+        let end = length(messages).filter(|end| *end <= messages.len())?;
         let rest = messages.split_off(end);
         Some(std::mem::replace(messages, rest))
     }
@@ -347,6 +343,16 @@ impl Reading<'_> {
         }
         Ok(())
     }
+}
+
+/// Of the first handshake message, with its header.
+fn length(messages: &[u8]) -> Option<usize> {
+    let head = messages.get(1..4)?;
+    Some(4 + (usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])))
+}
+
+fn is_whole(messages: &[u8]) -> bool {
+    length(messages).is_some_and(|end| end <= messages.len())
 }
 
 fn nonce(keys: &Keys, explicit: Option<u64>) -> [u8; 12] {
