@@ -7,7 +7,7 @@
 //! compared: we never write into a stranger's file.
 
 use crate::reason::Reason;
-use crate::{config, errno, fdtable, sys};
+use crate::{config, fdtable, sys};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering::*};
 
@@ -93,21 +93,15 @@ fn open(path: &core::ffi::CStr) -> Option<i32> {
         | libc::O_NONBLOCK;
     let at = libc::AT_FDCWD as usize;
     // SAFETY: a C string and numbers.
-    let fd = unsafe {
-        sys::syscall(
+    let low = unsafe {
+        sys::call(
             libc::SYS_openat,
-            at,
-            path.as_ptr() as usize,
-            flags as usize,
-            0o600,
-            0,
-            0,
+            [at, path.as_ptr() as usize, flags as usize, 0o600, 0, 0],
         )
-    };
-    if fd < 0 {
-        return None;
     }
-    let fd = sys::move_high(fd as i32);
+    .ok()? as i32;
+    // A low number is better than no log.
+    let fd = sys::move_high(low).unwrap_or(low);
     match identity(fd) {
         Some((dev, ino)) if fdtable::set_own(fd) => {
             DEVICE.store(dev, Relaxed);
@@ -123,24 +117,15 @@ fn open(path: &core::ffi::CStr) -> Option<i32> {
 
 fn identity(fd: i32) -> Option<(u64, u64)> {
     let mut st = core::mem::MaybeUninit::<libc::stat>::zeroed();
+    let args = [fd as usize, st.as_mut_ptr() as usize, 0, 0, 0, 0];
     // SAFETY: the kernel fills the structure that we own.
-    let r = unsafe {
-        sys::syscall(
-            libc::SYS_fstat,
-            fd as usize,
-            st.as_mut_ptr() as usize,
-            0,
-            0,
-            0,
-            0,
-        )
-    };
+    unsafe { sys::call(libc::SYS_fstat, args) }.ok()?;
     // SAFETY: zeroed is a valid stat, and the kernel filled it.
     let st = unsafe { st.assume_init() };
-    (r == 0).then_some((st.st_dev, st.st_ino))
+    Some((st.st_dev, st.st_ino))
 }
 
-/// Writes the line of a connection that ended. Keeps errno.
+/// Writes the line of a connection that ended. errno stays as it is.
 pub fn write(report: &Report) {
     let fd = LOG.load(Acquire);
     if fd < 0 || identity(fd) != Some((DEVICE.load(Relaxed), INODE.load(Relaxed))) {
@@ -159,7 +144,8 @@ pub fn write(report: &Report) {
     )
     .is_ok()
     {
-        errno::preserve(|| sys::write(fd, line.text()));
+        // A full disk is nobody's business.
+        let _ = sys::write(fd, line.text());
     }
 }
 

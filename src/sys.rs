@@ -1,45 +1,51 @@
-//! Raw system calls. The shim's own work never goes through libc's functions:
-//! their names are our hooks, and they set errno.
+//! System calls without libc.
+//!
+//! libc's functions are what this library replaces: calling `close` here by its name
+//! would enter our own hook. These wrappers never do, and are async-signal-safe. All
+//! but `libc_style` leave errno alone. They are no cancellation points: calls that
+//! may wait for a peer are in `backend::data`.
 
 use core::arch::asm;
 use core::ffi::c_void;
+use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use libc::{c_int, c_long};
 
-/// Any system call: result as the kernel gives it, `-errno` in case of failure.
-///
+pub type Errno = i32;
+
 /// # Safety
-/// The arguments must be what the system call `nr` demands.
+/// The arguments are what system call `number` wants; pointers among them are
+/// valid for as long and as much as it uses them.
 #[inline(always)]
-pub unsafe fn syscall(
-    nr: libc::c_long,
-    a: usize,
-    b: usize,
-    c: usize,
-    d: usize,
-    e: usize,
-    f: usize,
-) -> isize {
-    let r: isize;
-    // SAFETY: the x86_64 system call convention; rcx and r11 are declared lost,
-    // and memory is not declared untouched. The rest is the caller's promise.
+pub unsafe fn call(number: c_long, args: [usize; 6]) -> Result<usize, Errno> {
+    let [a, b, c, d, e, f] = args;
+    let result: isize;
+    // SAFETY: the x86_64 convention: rcx and r11 are lost, memory may be
+    // written through the arguments, the stack is left alone. The rest is the
+    // caller's promise.
     unsafe {
         asm!(
             "syscall",
-            inlateout("rax") nr as isize => r,
+            inlateout("rax") number as isize => result,
             in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
             lateout("rcx") _, lateout("r11") _,
-            options(nostack),
+            options(nostack)
         );
     }
-    r
+    // The kernel reserves the last page of addresses for errors.
+    if (-4095..0).contains(&result) {
+        Err(-result as Errno)
+    } else {
+        Ok(result as usize)
+    }
 }
 
 /// The same with libc's convention: −1 and errno.
 ///
 /// # Safety
-/// As `syscall`.
+/// As `call`.
 #[inline]
 pub unsafe fn libc_style(
-    nr: libc::c_long,
+    number: c_long,
     a: usize,
     b: usize,
     c: usize,
@@ -48,22 +54,187 @@ pub unsafe fn libc_style(
     f: usize,
 ) -> isize {
     // SAFETY: passed on.
-    let r = unsafe { syscall(nr, a, b, c, d, e, f) };
-    if (-4095..0).contains(&r) {
-        crate::errno::fail(-r as i32)
-    } else {
-        r
+    match unsafe { call(number, [a, b, c, d, e, f]) } {
+        Ok(done) => done as isize,
+        Err(errno) => crate::errno::fail(errno),
     }
 }
 
-pub fn getpid() -> i32 {
-    // SAFETY: takes nothing, cannot fail.
-    unsafe { syscall(libc::SYS_getpid, 0, 0, 0, 0, 0, 0) as i32 }
+const fn int(n: c_int) -> usize {
+    n as isize as usize
 }
 
-pub fn gettid() -> i32 {
-    // SAFETY: takes nothing, cannot fail.
-    unsafe { syscall(libc::SYS_gettid, 0, 0, 0, 0, 0, 0) as i32 }
+fn fd(result: Result<usize, Errno>) -> Result<c_int, Errno> {
+    result.map(|fd| fd as c_int)
+}
+
+pub fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<c_int, Errno> {
+    let args = [int(family), int(kind), int(protocol), 0, 0, 0];
+    // SAFETY: no pointer.
+    fd(unsafe { call(libc::SYS_socket, args) })
+}
+
+pub fn bind<A>(socket: c_int, address: &A) -> Result<(), Errno> {
+    let args = [
+        int(socket),
+        core::ptr::from_ref(address) as usize,
+        size_of::<A>(),
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the address is read, as many bytes as it has.
+    unsafe { call(libc::SYS_bind, args) }.map(drop)
+}
+
+pub fn accept(socket: c_int, flags: c_int) -> Result<c_int, Errno> {
+    // SAFETY: null addresses mean that the peer's name is not wanted.
+    fd(unsafe { call(libc::SYS_accept4, [int(socket), 0, 0, int(flags), 0, 0]) })
+}
+
+/// Releases the number even where it reports an error, so nobody retries it.
+pub fn close(number: c_int) {
+    // SAFETY: no pointer. Whose fd it is was the caller's to know.
+    let _ = unsafe { call(libc::SYS_close, [int(number), 0, 0, 0, 0, 0]) };
+}
+
+/// A CLOEXEC duplicate at the lowest free number from `min` on.
+pub fn dup_from(number: c_int, min: c_int) -> Result<c_int, Errno> {
+    let args = [int(number), int(libc::F_DUPFD_CLOEXEC), int(min), 0, 0, 0];
+    // SAFETY: no pointer.
+    fd(unsafe { call(libc::SYS_fcntl, args) })
+}
+
+/// The soft limit of file numbers.
+pub fn fd_limit() -> Result<u64, Errno> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let out = &raw mut limit as usize;
+    // SAFETY: pid 0 is this process; only the old value is asked for, into a
+    // structure of the kernel's layout (rlimit is rlimit64 on x86_64).
+    unsafe {
+        call(
+            libc::SYS_prlimit64,
+            [0, libc::RLIMIT_NOFILE as usize, 0, out, 0, 0],
+        )
+    }?;
+    Ok(limit.rlim_cur)
+}
+
+/// Sends the first `len` bytes of `value`.
+pub fn setsockopt<T>(
+    socket: c_int,
+    level: c_int,
+    name: c_int,
+    value: &T,
+    len: usize,
+) -> Result<(), Errno> {
+    let len = len.min(size_of::<T>());
+    let at = core::ptr::from_ref(value) as usize;
+    // SAFETY: `len` bytes of `value` are read, which has at least as many.
+    unsafe {
+        call(
+            libc::SYS_setsockopt,
+            [int(socket), int(level), int(name), at, len, 0],
+        )
+    }
+    .map(drop)
+}
+
+/// # Safety
+/// Any bytes make a `T`, and addresses inside `value` are good for what the
+/// option does with them.
+pub unsafe fn getsockopt<T>(
+    socket: c_int,
+    level: c_int,
+    name: c_int,
+    value: &mut T,
+) -> Result<usize, Errno> {
+    let mut len = size_of::<T>() as c_int;
+    let (at, len_at) = (core::ptr::from_mut(value) as usize, &raw mut len as usize);
+    // SAFETY: `len` says how much room `value` has; contents are the caller's.
+    unsafe {
+        call(
+            libc::SYS_getsockopt,
+            [int(socket), int(level), int(name), at, len_at, 0],
+        )
+    }?;
+    Ok(usize::try_from(len).unwrap_or(0).min(size_of::<T>()))
+}
+
+/// Ends a connection in both directions, without closing its number.
+pub fn shutdown(socket: c_int) {
+    // SAFETY: numbers only.
+    let _ = unsafe {
+        call(
+            libc::SYS_shutdown,
+            [int(socket), int(libc::SHUT_RDWR), 0, 0, 0, 0],
+        )
+    };
+}
+
+/// Tells apart sockets that had the same number one after the other.
+pub fn cookie(socket: c_int) -> Result<u64, Errno> {
+    let mut cookie = 0u64;
+    // SAFETY: a plain number comes back.
+    unsafe { getsockopt(socket, libc::SOL_SOCKET, libc::SO_COOKIE, &mut cookie) }?;
+    Ok(cookie)
+}
+
+/// # Safety
+/// `request` works on a `T`.
+pub unsafe fn ioctl<T>(number: c_int, request: u64, argument: &mut T) -> Result<usize, Errno> {
+    let at = core::ptr::from_mut(argument) as usize;
+    // SAFETY: the caller's promise.
+    unsafe {
+        call(
+            libc::SYS_ioctl,
+            [int(number), request as usize, at, 0, 0, 0],
+        )
+    }
+}
+
+/// One write.
+pub fn write(number: c_int, bytes: &[u8]) -> Result<usize, Errno> {
+    let at = bytes.as_ptr() as usize;
+    // SAFETY: pointer and length belong to a live slice.
+    unsafe { call(libc::SYS_write, [int(number), at, bytes.len(), 0, 0, 0]) }
+}
+
+/// Numbers from here on are high enough under any limit: above `select`'s 1,024,
+/// and a table of this size costs a fork nothing. Half of a limit of a million
+/// would make the kernel allocate megabytes for one fd.
+const HIGH_ENOUGH: u64 = 4096;
+/// Where our numbers begin; 0 until it was computed.
+static FLOOR: AtomicI32 = AtomicI32::new(0);
+
+/// Moves a descriptor of ours out of the numbers that the program counts on (P24),
+/// and closes the old number; on failure that stays open.
+pub fn move_high(low: c_int) -> Result<c_int, Errno> {
+    let known = FLOOR.load(Relaxed);
+    let mut high = if known > 0 {
+        dup_from(low, known)
+    } else {
+        Err(libc::EINVAL)
+    };
+    if high.is_err() {
+        // First use, or the limit was lowered since.
+        let floor = (fd_limit()? / 2).clamp(1, HIGH_ENOUGH) as c_int;
+        FLOOR.store(floor, Relaxed);
+        high = dup_from(low, floor);
+    }
+    if high.is_ok() {
+        close(low);
+    }
+    high
+}
+
+/// The process, whatever the memory says (process.rs).
+pub fn getpid() -> i32 {
+    // SAFETY: takes nothing.
+    unsafe { call(libc::SYS_getpid, [0; 6]) }.map_or(0, |pid| pid as i32)
 }
 
 /// Leaves the processor for about 50 microseconds.
@@ -72,107 +243,9 @@ pub fn nap() {
         tv_sec: 0,
         tv_nsec: 50_000,
     };
+    let at = &raw const time as usize;
     // SAFETY: the kernel reads one timespec and writes nothing.
-    unsafe { syscall(libc::SYS_nanosleep, &raw const time as usize, 0, 0, 0, 0, 0) };
-}
-
-/// Closes a descriptor of the shim's own.
-pub fn close(fd: i32) {
-    // SAFETY: a number; the descriptor is the caller's to close.
-    unsafe { syscall(libc::SYS_close, fd as usize, 0, 0, 0, 0, 0) };
-}
-
-/// One write; the result is a count or `-errno`.
-pub fn write(fd: i32, bytes: &[u8]) -> isize {
-    // SAFETY: pointer and length belong to a live slice.
-    unsafe {
-        syscall(
-            libc::SYS_write,
-            fd as usize,
-            bytes.as_ptr() as usize,
-            bytes.len(),
-            0,
-            0,
-            0,
-        )
-    }
-}
-
-/// Moves a descriptor of ours out of the program's way (P24): upper half of the
-/// limit, but inside the fd table. Gives back the old one if there is no room.
-pub fn move_high(fd: i32) -> i32 {
-    let mut lim = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the kernel fills the structure that we own.
-    let r = unsafe {
-        syscall(
-            libc::SYS_prlimit64,
-            0,
-            libc::RLIMIT_NOFILE as usize,
-            0,
-            (&raw mut lim) as usize,
-            0,
-            0,
-        )
-    };
-    let limit = if r == 0 {
-        lim.rlim_cur.min(1 << 20) as usize
-    } else {
-        1024
-    };
-    for low in [limit / 2, limit / 4] {
-        // SAFETY: numbers only.
-        let high = unsafe {
-            syscall(
-                libc::SYS_fcntl,
-                fd as usize,
-                libc::F_DUPFD_CLOEXEC as usize,
-                low,
-                0,
-                0,
-                0,
-            )
-        };
-        if high >= 0 {
-            close(fd);
-            return high as i32;
-        }
-    }
-    fd
-}
-
-/// Zeroed private memory, page aligned.
-pub fn map_anonymous(len: usize) -> Option<*mut c_void> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: a new mapping at an address of the kernel's choice disturbs nothing.
-    let p = unsafe {
-        syscall(
-            libc::SYS_mmap,
-            0,
-            len,
-            prot as usize,
-            flags as usize,
-            usize::MAX,
-            0,
-        )
-    };
-    (p > 0).then_some(p as *mut c_void)
-}
-
-/// Gives a mapping back that nobody looks at any more.
-pub fn unmap(p: *mut c_void, len: usize) {
-    // SAFETY: the caller owns the mapping.
-    unsafe { syscall(libc::SYS_munmap, p as usize, len, 0, 0, 0, 0) };
-}
-
-/// `madvise`; true if the kernel knows the advice.
-pub fn advise(p: *mut c_void, len: usize, advice: i32) -> bool {
-    // SAFETY: the caller owns the mapping; the advices we use change no content
-    // that this process relies on.
-    unsafe { syscall(libc::SYS_madvise, p as usize, len, advice as usize, 0, 0, 0) == 0 }
+    let _ = unsafe { call(libc::SYS_nanosleep, [at, 0, 0, 0, 0, 0]) };
 }
 
 /// Seconds and nanoseconds of the wall clock.
@@ -181,19 +254,33 @@ pub fn now() -> (i64, i64) {
         tv_sec: 0,
         tv_nsec: 0,
     };
+    let (clock, at) = (libc::CLOCK_REALTIME as usize, &raw mut t as usize);
     // SAFETY: the kernel fills the structure that we own.
-    unsafe {
-        syscall(
-            libc::SYS_clock_gettime,
-            libc::CLOCK_REALTIME as usize,
-            (&raw mut t) as usize,
-            0,
-            0,
-            0,
-            0,
-        )
-    };
+    let _ = unsafe { call(libc::SYS_clock_gettime, [clock, at, 0, 0, 0, 0]) };
     (t.tv_sec, t.tv_nsec)
+}
+
+/// Zeroed private memory, page aligned.
+pub fn map_anonymous(len: usize) -> Option<*mut c_void> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let args = [0, len, int(prot), int(flags), usize::MAX, 0];
+    // SAFETY: a new mapping at an address of the kernel's choice disturbs nothing.
+    let at = unsafe { call(libc::SYS_mmap, args) }.ok()?;
+    Some(at as *mut c_void)
+}
+
+/// Gives a mapping back that nobody looks at any more.
+pub fn unmap(p: *mut c_void, len: usize) {
+    // SAFETY: the caller owns the mapping.
+    let _ = unsafe { call(libc::SYS_munmap, [p as usize, len, 0, 0, 0, 0]) };
+}
+
+/// `madvise`; true if the kernel knows the advice.
+pub fn advise(p: *mut c_void, len: usize, advice: c_int) -> bool {
+    // SAFETY: the caller owns the mapping; the advices we use change no content
+    // that this process relies on.
+    unsafe { call(libc::SYS_madvise, [p as usize, len, int(advice), 0, 0, 0]) }.is_ok()
 }
 
 /// Puts a value into memory of its own that is never given back. No `malloc`: this
@@ -204,5 +291,70 @@ pub fn immortal<T>(value: T) -> Option<&'static mut T> {
     unsafe {
         p.write(value);
         Some(&mut *p)
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_come_back_as_numbers_and_errno_is_untouched() {
+        // SAFETY: errno belongs to this thread.
+        let errno = || unsafe { libc::__errno_location() };
+        // SAFETY: as above.
+        unsafe { *errno() = 77 };
+        assert_eq!(accept(-1, 0), Err(libc::EBADF));
+        assert_eq!(dup_from(-1, 0), Err(libc::EBADF));
+        assert_eq!(socket(-1, 0, 0), Err(libc::EAFNOSUPPORT));
+        close(-1);
+        // SAFETY: as above.
+        assert_eq!(unsafe { *errno() }, 77);
+        assert!(fd_limit().is_ok_and(|limit| limit > 3));
+    }
+
+    #[test]
+    fn cookies_differ() {
+        let make = || socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        let (Ok(a), Ok(b)) = (make(), make()) else {
+            panic!("two sockets")
+        };
+        assert_eq!(cookie(a), cookie(a));
+        assert_ne!(cookie(a), cookie(b));
+        close(a);
+        close(b);
+        assert_eq!(cookie(-1), Err(libc::EBADF));
+    }
+
+    #[test]
+    fn our_numbers_are_high_and_close_on_exec() {
+        let make = || socket(libc::AF_INET, libc::SOCK_STREAM, 0).unwrap();
+        for _ in 0..2 {
+            let low = make();
+            let name = cookie(low);
+            let high = move_high(low).unwrap();
+            let floor = FLOOR.load(Relaxed);
+            assert!(floor >= 1 && (floor as u64) < fd_limit().unwrap());
+            assert!(high >= floor && high != low && floor <= 4096);
+            // SAFETY: asks for the flags of a number.
+            let flags = unsafe { libc::fcntl(high, libc::F_GETFD) };
+            assert_eq!(flags, libc::FD_CLOEXEC);
+            assert_eq!(cookie(high), name);
+            // Another test may have that number by now.
+            assert_ne!(cookie(low), name, "the low number was given up");
+            close(high);
+        }
+        // A floor that became too high is found anew.
+        FLOOR.store(i32::MAX, Relaxed);
+        let high = move_high(make()).unwrap();
+        assert!(FLOOR.load(Relaxed) < i32::MAX);
+        close(high);
+        assert_eq!(move_high(-1), Err(libc::EBADF));
     }
 }

@@ -5,35 +5,26 @@
 
 use super::parent::Parent;
 use super::uapi::{self, SockaddrAlg};
-use super::{Backend, CryptoInfo, Detached, Dir, Errno, sys};
+use super::{Backend, CryptoInfo, Detached, Dir, Errno, data, sys};
 use crate::keys::suite::Aead;
 use core::ffi::c_int;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 pub struct Alg {
     gcm: Parent,
     chacha: Parent,
     ccm: Parent,
-    /// Where our fd numbers begin; 0 until it was computed.
-    floor: AtomicI32,
 }
 
 static ALG: Alg = Alg {
     gcm: Parent::new(),
     chacha: Parent::new(),
     ccm: Parent::new(),
-    floor: AtomicI32::new(0),
 };
 
 pub fn alg() -> &'static Alg {
     &ALG
 }
-
-/// Numbers from here on are high enough under any limit: above `select`'s
-/// 1,024, and a table of this size costs a fork nothing. Half of a limit of a
-/// million would make the kernel allocate megabytes for one fd.
-const HIGH_ENOUGH: u64 = 4096;
 
 /// A control message of one byte, as large as `CMSG_SPACE(1)`.
 #[repr(C, align(8))]
@@ -121,27 +112,7 @@ impl Alg {
             sys::close(low);
             return Err(errno);
         }
-        self.raise(low)
-    }
-
-    /// Moves an fd out of the numbers that the program counts on.
-    fn raise(&self, low: i32) -> Result<i32, Errno> {
-        let known = self.floor.load(Relaxed);
-        let mut raised = if known > 0 {
-            sys::dup_from(low, known)
-        } else {
-            Err(libc::EINVAL)
-        };
-        if raised.is_err() {
-            // First use, or the limit was lowered since.
-            raised = sys::fd_limit().and_then(|limit| {
-                let floor = (limit / 2).clamp(1, HIGH_ENOUGH) as i32;
-                self.floor.store(floor, Relaxed);
-                sys::dup_from(low, floor)
-            });
-        }
-        sys::close(low);
-        raised
+        raise(low)
     }
 
     /// The bound sockets that exist now, so that the caller can mark them as
@@ -151,6 +122,12 @@ impl Alg {
             .into_iter()
             .filter_map(Parent::peek)
     }
+}
+
+/// Our numbers are high ones or none: an op fd that sat among the program's could be
+/// replaced by its dup2.
+fn raise(low: i32) -> Result<i32, Errno> {
+    sys::move_high(low).inspect_err(|_| sys::close(low))
 }
 
 fn copy(to: &mut [u8], from: &[u8]) {
@@ -179,7 +156,7 @@ impl Backend for Alg {
 
     fn open(&self, aead: Aead) -> Result<i32, Errno> {
         let parent = self.parent(aead)?;
-        self.raise(sys::accept(parent, libc::SOCK_CLOEXEC)?)
+        raise(sys::accept(parent, libc::SOCK_CLOEXEC)?)
     }
 
     fn attach(
@@ -261,8 +238,8 @@ impl Backend for Alg {
         // SAFETY: the caller's buffers, and nothing else in the message.
         unsafe {
             match iov {
-                [one] => sys::send(op, one.iov_base.cast(), one.iov_len, flags),
-                _ => sys::sendmsg(op, &message(iov.as_ptr(), iov.len()), flags),
+                [one] => data::send(op, one.iov_base.cast(), one.iov_len, flags),
+                _ => data::sendmsg(op, &message(iov.as_ptr(), iov.len()), flags),
             }
         }
     }
@@ -278,27 +255,12 @@ impl Backend for Alg {
         message.msg_controllen = RECORD_TYPE_SPACE;
         // SAFETY: one buffer to read from and one control message, both alive
         // here and given with their lengths.
-        unsafe { sys::sendmsg(op, &message, flags) }
+        unsafe { data::sendmsg(op, &message, flags) }
     }
 
     unsafe fn recv(&self, op: i32, buf: *mut u8, len: usize, flags: c_int) -> Result<usize, Errno> {
         // SAFETY: the caller's buffer.
-        unsafe { sys::recv(op, buf, len, flags) }
-    }
-
-    unsafe fn recv_vectored(
-        &self,
-        op: i32,
-        iov: &[libc::iovec],
-        flags: c_int,
-    ) -> Result<usize, Errno> {
-        // SAFETY: the caller's buffers; there is no room for control data.
-        unsafe {
-            match iov {
-                [one] => sys::recv(op, one.iov_base.cast(), one.iov_len, flags),
-                _ => sys::recvmsg(op, &mut message(iov.as_ptr(), iov.len()), flags),
-            }
-        }
+        unsafe { data::recv(op, buf, len, flags) }
     }
 
     unsafe fn recv_record(
@@ -312,7 +274,7 @@ impl Backend for Alg {
         message.msg_control = (&raw mut control).cast();
         message.msg_controllen = RECORD_TYPE_SPACE;
         // SAFETY: the caller's buffers, and a control buffer of that length.
-        let len = unsafe { sys::recvmsg(op, &mut message, flags) }?;
+        let len = unsafe { data::recvmsg(op, &mut message, flags) }?;
         Ok((control.received(message.msg_controllen).unwrap_or(0), len))
     }
 
@@ -366,34 +328,7 @@ mod tests {
             gcm: Parent::new(),
             chacha: Parent::new(),
             ccm: Parent::new(),
-            floor: AtomicI32::new(0),
         }
-    }
-
-    #[test]
-    fn op_numbers_are_high_and_close_on_exec() {
-        let alg = fresh();
-        for _ in 0..2 {
-            let [low, other] = pair();
-            let cookie = sys::cookie(low);
-            let high = alg.raise(low).unwrap();
-            let floor = alg.floor.load(Relaxed);
-            assert!(floor >= 1 && (floor as u64) < sys::fd_limit().unwrap());
-            assert!(high >= floor && high != low);
-            assert_eq!(flags(high), libc::FD_CLOEXEC);
-            assert_eq!(sys::cookie(high), cookie);
-            // Another test may have that number by now.
-            assert_ne!(sys::cookie(low), cookie, "the low number was given up");
-            sys::close(high);
-            sys::close(other);
-        }
-        // A floor that became too high is found anew.
-        alg.floor.store(i32::MAX, Relaxed);
-        let [low, other] = pair();
-        let high = alg.raise(low).unwrap();
-        assert!(alg.floor.load(Relaxed) < i32::MAX);
-        sys::close(high);
-        sys::close(other);
     }
 
     /// With the module loaded this opens sockets, without it it is refused;
@@ -449,8 +384,8 @@ mod tests {
         // SAFETY: as above.
         assert_eq!(unsafe { ALG.send(a, &[iov(b"abc"), iov(b"de")], 0) }, Ok(5));
         // SAFETY: as above.
-        let peeked = unsafe { ALG.recv_vectored(b, &room, libc::MSG_PEEK) };
-        assert_eq!(peeked, Ok(5));
+        let peeked = unsafe { ALG.recv_record(b, &room, libc::MSG_PEEK) };
+        assert_eq!(peeked, Ok((0, 5)));
         assert_eq!(&out[..5], b"abcde");
         // SAFETY: as above.
         assert_eq!(unsafe { ALG.recv(b, out.as_mut_ptr(), 8, 0) }, Ok(5));

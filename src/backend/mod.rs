@@ -4,6 +4,7 @@
 //! connection needs (the op fd) is handed out and given back by number.
 
 mod alg;
+mod data;
 #[cfg(test)]
 #[allow(
     clippy::panic,
@@ -13,16 +14,16 @@ mod alg;
 )]
 mod kernel_test;
 mod parent;
-pub mod sys;
 pub mod uapi;
 
+pub use crate::sys;
 pub use alg::{Alg, alg};
 
 use crate::keys::suite::{Aead, Version};
 use libc::c_int;
 use zeroize::Zeroize;
 
-pub type Errno = i32;
+pub use crate::sys::Errno;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dir {
@@ -45,7 +46,9 @@ pub struct Detached {
 /// Moves the records of connections. `op` is a file number from `open`; `send`
 /// and `recv` have the semantics, flags and errors of `kmod/uapi/algif_tls.h`.
 /// No call touches `errno` or raises more than the kernel does itself (SIGPIPE,
-/// unless `flags` say MSG_NOSIGNAL).
+/// unless `flags` say MSG_NOSIGNAL). `send`, `recv` and their kin are cancellation
+/// points, like libc's: they may end the thread by unwinding, so the caller holds
+/// nothing then that its destructors do not give back.
 pub trait Backend: Sync {
     /// Acquires what needs privileges now; silent on failure.
     fn prepare(&self);
@@ -92,17 +95,6 @@ pub trait Backend: Sync {
     /// # Safety
     /// `buf` has `len` writable bytes.
     unsafe fn recv(&self, op: i32, buf: *mut u8, len: usize, flags: c_int) -> Result<usize, Errno>;
-
-    /// `recv` into several buffers.
-    ///
-    /// # Safety
-    /// Every buffer of `iov` is writable.
-    unsafe fn recv_vectored(
-        &self,
-        op: i32,
-        iov: &[libc::iovec],
-        flags: c_int,
-    ) -> Result<usize, Errno>;
 
     /// One record, or the rest of one, with its content type; 0 is no type and
     /// comes with the end of file.
