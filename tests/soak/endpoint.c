@@ -571,6 +571,27 @@ static struct result settle(void)
 	return r;
 }
 
+/* From the kernel's struct tcp_info, which is longer than libc's: bytes received, or sent once. */
+static uint64_t tcp_bytes(int received)
+{
+	unsigned char info[216] = { 0 };
+	socklen_t len = sizeof(info);
+	uint64_t n, again;
+
+	if (fd < 0 || syscall(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, info, &len))
+		return 0;
+	memcpy(&n, info + (received ? 128 : 200), 8);
+	memcpy(&again, info + 208, 8);
+	return received ? n : n - again;
+}
+
+/* What the relay has given us is in our queue before we begin. */
+static void await_bytes(uint64_t n)
+{
+	for (int i = 0; fd >= 0 && i < 2000 && tcp_bytes(1) < n; i++)
+		usleep(200);
+}
+
 /* Waits until the peer's kernel was given all that we wrote, or nothing moves. */
 static void drain(void)
 {
@@ -712,6 +733,7 @@ static void obey(const char *line)
 	int loose = (int)num(line, "loose", 0);
 
 	sscanf(line, "%15s", name);
+	await_bytes((uint64_t)num(line, "have", 0));
 	ERR_clear_error();
 	errno = 0;
 	if (!strcmp(name, "open")) {
@@ -796,6 +818,7 @@ static void obey(const char *line)
 	}
 	if (strcmp(name, "wpark"))
 		drain();
+	printf("# sent %llu\n", (unsigned long long)tcp_bytes(0));
 	answer(name, &r, loose);
 }
 

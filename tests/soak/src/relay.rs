@@ -28,6 +28,9 @@ pub struct Way {
     /// The last byte of what comes next is to be damaged.
     pub damage: bool,
     burst: usize,
+    /// Bytes handed to the receiver's kernel, and bytes that the sender says it has sent.
+    pub given: u64,
+    pub announced: u64,
     eof_in: bool,
     eof_out: bool,
 }
@@ -43,6 +46,8 @@ impl Way {
             held: false,
             damage: false,
             burst: 0,
+            given: 0,
+            announced: 0,
             eof_in: false,
             eof_out: false,
         }
@@ -206,6 +211,7 @@ impl Relay {
                 Ok(n) => {
                     way.at += n;
                     way.burst += n;
+                    way.given += n as u64;
                     self.moved = true;
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
@@ -248,7 +254,7 @@ impl Relay {
     fn is_quiet(&self, side: usize) -> bool {
         let way = &self.ways[side];
         let arrived = match &self.ends[side] {
-            Some(end) => way.stalled || way.eof_in || self.broken[side] || count(end, libc::FIONREAD) == 0,
+            Some(_) => way.stalled || way.eof_in || self.broken[side] || way.captured.len() as u64 >= way.announced,
             None => true,
         };
         let delivered = match &self.ends[1 - side] {

@@ -220,6 +220,8 @@ impl Runner<'_> {
         while let Some(line) = self.ends[side].line().with_context(|| format!("side {name}"))? {
             if let Some(key) = line.strip_prefix("K ") {
                 self.lane.keylog.push(key.to_owned());
+            } else if let Some(n) = line.strip_prefix("# sent ") {
+                self.relay.ways[side].announced = n.parse().unwrap_or(0);
             } else if line == "# granted" {
                 self.lane.granted += 1;
             } else if line.starts_with('=') {
@@ -269,7 +271,8 @@ impl Runner<'_> {
 
     /// One command at one end, the wire at rest before and after.
     fn send(&mut self, side: usize, command: &str) -> Result<String> {
-        let command = [command.to_owned()];
+        let way = &self.relay.ways[1 - side];
+        let command = [format!("{command} have={}", way.given)];
         let lists: [&[String]; 2] = if side == 0 { [&command, &[]] } else { [&[], &command] };
         let mut answers = self.phase(lists)?;
         self.quiet = self.relay.settle();
