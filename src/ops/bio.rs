@@ -65,22 +65,27 @@ fn count<'a>(
 }
 
 fn note(conn: &Connection, way: Way, bytes: &[u8]) {
+    // A proof will want the last record: before the first attach, and after a
+    // renegotiation, whose Finished libssl may produce while the kernel still sends.
+    let lane = match way {
+        Way::In => conn.rx.lane(),
+        Way::Out => conn.tx.lane(),
+    };
+    let keep = lane == Lane::Watch || conn.live().is_some_and(|live| live.in_init());
     match way {
         Way::In => {
-            let lane = conn.rx.lane();
             if lane != Lane::Raw
                 && let Some(mut side) = conn.read.lock()
             {
-                side.trace.feed(bytes, lane == Lane::Watch);
+                side.trace.feed(bytes, keep);
             }
             Half::add(&conn.rx.left, bytes.len());
         }
         Way::Out => {
-            let lane = conn.tx.lane();
             if lane != Lane::Raw
                 && let Some(mut side) = conn.write.lock()
             {
-                side.trace.feed(bytes, lane == Lane::Watch);
+                side.trace.feed(bytes, keep);
                 if !conn.tx.was_kernel.load(Ordering::Acquire) {
                     side.produced.feed(bytes);
                 }

@@ -192,8 +192,9 @@ impl Call {
         if !at_fd.idle {
             conn.real_call();
         }
-        if !at_fd.writes && conn.write_state.load(Ordering::Acquire) == super::transmit::PLACEHOLDER
-        {
+        // (A read that meets a dry wire reads nothing, so nothing comes of it.)
+        let idle = at_fd.writes || at_fd.read != 0;
+        if !idle && conn.write_state.load(Ordering::Acquire) == super::transmit::PLACEHOLDER {
             // With a full wire libssl may park an alert or a ticket that only the
             // next real write sends, while its getters look idle.
             conn.mark(mark::WRITE_SLOW_ONCE);

@@ -163,15 +163,25 @@ impl Write<'_> {
         }
     }
 
-    /// A TLS 1.3 client's first write, or a server's that sent no ticket: OpenSSL
-    /// sends one record, which proves the key (R15), the rest may go fast.
-    fn first(&self) -> Result<usize, c_int> {
-        match self.real(0, RECORD, 0) {
-            Ok(done) if is_fast(&self.call, self.conn, self.call.mode()) => self.fast(done, 0),
-            Ok(done) => self.slow(done, 0),
+    /// OpenSSL sends one record, the rest may go fast. So begins a TLS 1.3 client's
+    /// first write, or a server's that sent no ticket: that record proves the key
+    /// (R15).
+    fn one_slow(&self, done: usize, mode: c_long) -> Result<usize, c_int> {
+        match self.real(done, RECORD, 0) {
+            Ok(more) => {
+                self.park(IDLE, 0);
+                let done = done + more;
+                if done >= self.n || mode & SSL_MODE_ENABLE_PARTIAL_WRITE != 0 {
+                    Ok(done)
+                } else if is_fast(&self.call, self.conn, mode) {
+                    self.fast(done, mode)
+                } else {
+                    self.slow(done, 0)
+                }
+            }
             Err(outcome) => {
-                let open = self.call.waits();
-                self.park(if open { SLOW } else { IDLE }, 0);
+                let open = done > 0 || self.call.waits();
+                self.park(if open { SLOW } else { IDLE }, done);
                 Err(outcome)
             }
         }
@@ -194,8 +204,10 @@ impl Write<'_> {
         if done == 0 {
             limit::mind(&self.call, self.conn);
         }
-        let slow_once = self.conn.take_mark(mark::WRITE_SLOW_ONCE);
-        if !slow_once && is_fast(&self.call, self.conn, mode) {
+        if self.conn.take_mark(mark::WRITE_SLOW_ONCE) {
+            return self.one_slow(done, mode);
+        }
+        if is_fast(&self.call, self.conn, mode) {
             self.fast(done, mode)
         } else {
             self.slow(done, 0)
@@ -239,7 +251,7 @@ unsafe fn transmit(
         }
         let waits_for_proof = conn.tx.lane() == Lane::Watch && !call.in_init();
         if n > RECORD && waits_for_proof && call.mode() & SSL_MODE_ENABLE_PARTIAL_WRITE == 0 {
-            return write.first();
+            return write.one_slow(0, call.mode());
         }
     }
     let (outcome, done) = call.around(AtFd::default(), plain);
