@@ -10,6 +10,7 @@
 //! on unread where the command has none.
 
 use crate::boundary::guard;
+use crate::conn::Dir;
 use crate::ops::{fd as fds, io};
 use crate::{fdtable, real, thread};
 use core::cell::Cell;
@@ -103,7 +104,13 @@ fn slow_sendmsg(fd: c_int, m: *const msghdr, flags: c_int) -> ssize_t {
     })
 }
 
-/// Many messages: like one call each, until one fails or comes short.
+/// Not a connection's after all, only used during an SSL call.
+#[cold]
+fn stranger(fd: c_int, dir: Dir) -> bool {
+    guard(true, || io::is_strange(fd, dir))
+}
+
+/// Many messages on a connection: like one call each, until one fails or comes short.
 #[cold]
 fn each(v: *mut mmsghdr, n: c_uint, one: impl Fn(&mut mmsghdr, bool) -> ssize_t) -> c_int {
     let mut done = 0;
@@ -169,7 +176,7 @@ hook! { unsafe fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int) -> ssize_t =>
     if foreign(fd) { call!(recvmsg(fd, m, flags)) } else { slow_recvmsg(fd, m, flags) }
 } }
 hook! { unsafe fn recvmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int, timeout: *mut timespec) -> c_int => on_recvmmsg {
-    if foreign(fd) { return call!(recvmmsg(fd, v, n, flags, timeout)); }
+    if foreign(fd) || stranger(fd, Dir::Rx) { return call!(recvmmsg(fd, v, n, flags, timeout)); }
     let later = if flags & MSG_WAITFORONE != 0 { MSG_DONTWAIT } else { 0 };
     each(v, n, |m, more| slow_recvmsg(fd, &mut m.msg_hdr, flags & !MSG_WAITFORONE | if more { later } else { 0 }))
 } }
@@ -204,7 +211,7 @@ hook! { unsafe fn sendmsg(fd: c_int, m: *const msghdr, flags: c_int) -> ssize_t 
     if foreign(fd) { call!(sendmsg(fd, m, flags)) } else { slow_sendmsg(fd, m, flags) }
 } }
 hook! { unsafe fn sendmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int => on_sendmmsg {
-    if foreign(fd) { return call!(sendmmsg(fd, v, n, flags)); }
+    if foreign(fd) || stranger(fd, Dir::Tx) { return call!(sendmmsg(fd, v, n, flags)); }
     each(v, n, |m, _| slow_sendmsg(fd, &m.msg_hdr, flags))
 } }
 

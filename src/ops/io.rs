@@ -41,6 +41,11 @@ fn owner(fd: i32, dir: Dir) -> Option<(ConnId, &'static Connection)> {
     Some((id, conn))
 }
 
+/// No connection's fd in this direction, and none of ours.
+pub fn is_strange(fd: i32, dir: Dir) -> bool {
+    owner(fd, dir).is_none() && fdtable::entry(fd) != Entry::Own
+}
+
 /// read, readv, recv, recvfrom, recvmsg, …; `real` is the very call that was made.
 pub fn recv(fd: i32, iov: &[libc::iovec], flags: i32, real: &dyn Fn() -> isize) -> isize {
     match owner(fd, Dir::Rx) {
