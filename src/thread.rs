@@ -13,9 +13,16 @@
 use core::arch::{asm, global_asm};
 
 const DEPTH: usize = 8;
-/// Two stacks of one process are further apart than this; two places of one
-/// stack are nearer, unless a program runs deeper than any default stack. A look-up
-/// from another stack (signal stack, coroutine) says nothing about a frame.
+/// Two places of one stack are nearer than this, unless a program runs deeper than
+/// any default stack. A look-up from another stack (signal stack, big coroutine)
+/// should say nothing about a frame, and says nothing if the stacks are this far
+/// apart. Pools of small coroutine stacks lie side by side: there a look-up on a
+/// higher stack drops the frame of a coroutine that is suspended inside an SSL call.
+/// That costs what the frame was for, never data: without one, bytes that enter or
+/// leave are not counted as the connection's, so in the Watch lane the counters
+/// disagree and it is never offloaded; in the kernel lane the fd table still names
+/// the connection, and only an errno that the frame should have shown is lost
+/// (transmit.rs notices when that was its placeholder's).
 const ONE_STACK: usize = 8 << 20;
 
 global_asm!(

@@ -1,8 +1,9 @@
 //! Bytes that must not outlive their use.
 //!
 //! Both types hold their bytes inline, wipe them on drop, and can neither be
-//! cloned nor printed. Moving one leaves the old place to the compiler: keep
-//! them where they were made, or behind a reference.
+//! cloned nor printed. A move, such as a return by value, may leave a copy in a
+//! stack frame that nobody wipes: what lives long is filled in place, or moved
+//! once; what is short-lived is passed by reference.
 
 use zeroize::Zeroize;
 

@@ -222,7 +222,7 @@ fn prf12(
         chunk.copy_from_slice(block.get(..chunk.len())?);
         let mut next = Secret::<48>::zero();
         hmac(crypto, hash, secret, a_now, &mut next)?;
-        a = next;
+        a.bytes_mut().copy_from_slice(next.bytes()); // a move would leave `next` unwiped
     }
     Some(())
 }

@@ -94,7 +94,6 @@ fn_table! {
             fn ERR_peek_last_error() -> c_ulong;
             fn ERR_clear_error();
 
-            fn OPENSSL_cleanse(ptr: *mut c_void, len: usize);
             fn OpenSSL_version_num() -> c_ulong;
 
             fn BIO_read(b: *mut Bio, data: *mut c_void, len: c_int) -> c_int;
@@ -105,14 +104,8 @@ fn_table! {
             fn BIO_gets(b: *mut Bio, text: *mut c_char, size: c_int) -> c_int;
             fn BIO_ctrl(b: *mut Bio, cmd: c_int, larg: c_long, parg: *mut c_void) -> c_long;
             fn BIO_next(b: *mut Bio) -> *mut Bio;
-            fn BIO_find_type(b: *mut Bio, kind: c_int) -> *mut Bio;
             fn BIO_method_type(b: *const Bio) -> c_int;
             fn BIO_method_name(b: *const Bio) -> *const c_char;
-            fn BIO_set_flags(b: *mut Bio, flags: c_int);
-            fn BIO_clear_flags(b: *mut Bio, flags: c_int);
-            fn BIO_test_flags(b: *const Bio, flags: c_int) -> c_int;
-            fn BIO_up_ref(b: *mut Bio) -> c_int;
-            fn BIO_free(b: *mut Bio) -> c_int;
 
             fn CRYPTO_get_ex_new_index(
                 class: c_int, argl: c_long, argp: *mut c_void,

@@ -11,8 +11,8 @@
 use super::crypto;
 use super::slot::Slot;
 use super::{
-    Bio, Cipher, CtrlFn, EX_INDEX_SSL, EX_INDEX_SSL_CTX, KeylogCb, LibCtx, Method, PaddingCb,
-    Session, Ssl, SslCtx,
+    Bio, Cipher, EX_INDEX_SSL, EX_INDEX_SSL_CTX, KeylogCb, LibCtx, Method, PaddingCb, Session, Ssl,
+    SslCtx,
 };
 use core::ffi::CStr;
 use libc::{c_char, c_int, c_long, c_uchar, c_void, off_t, size_t};
@@ -81,15 +81,12 @@ table! {
         SSL_write_ex: fn(*mut Ssl, *const c_void, size_t, *mut size_t) -> c_int;
         SSL_read_early_data: fn(*mut Ssl, *mut c_void, size_t, *mut size_t) -> c_int;
         SSL_write_early_data: fn(*mut Ssl, *const c_void, size_t, *mut size_t) -> c_int;
-        SSL_get_early_data_status: fn(*const Ssl) -> c_int;
         SSL_connect: fn(*mut Ssl) -> c_int;
         SSL_accept: fn(*mut Ssl) -> c_int;
         SSL_do_handshake: fn(*mut Ssl) -> c_int;
         SSL_stateless: fn(*mut Ssl) -> c_int;
         SSL_shutdown: fn(*mut Ssl) -> c_int;
         SSL_get_shutdown: fn(*const Ssl) -> c_int;
-        SSL_set_shutdown: fn(*mut Ssl, c_int);
-        SSL_get_quiet_shutdown: fn(*const Ssl) -> c_int;
         SSL_pending: fn(*const Ssl) -> c_int;
         SSL_has_pending: fn(*const Ssl) -> c_int;
         SSL_get_error: fn(*const Ssl, c_int) -> c_int;
@@ -97,8 +94,6 @@ table! {
         SSL_set_fd: fn(*mut Ssl, c_int) -> c_int;
         SSL_set_rfd: fn(*mut Ssl, c_int) -> c_int;
         SSL_set_wfd: fn(*mut Ssl, c_int) -> c_int;
-        SSL_get_rfd: fn(*const Ssl) -> c_int;
-        SSL_get_wfd: fn(*const Ssl) -> c_int;
         SSL_set_bio: fn(*mut Ssl, *mut Bio, *mut Bio);
         SSL_set0_rbio: fn(*mut Ssl, *mut Bio);
         SSL_set0_wbio: fn(*mut Ssl, *mut Bio);
@@ -120,17 +115,13 @@ table! {
         SSL_verify_client_post_handshake: fn(*mut Ssl) -> c_int;
         SSL_in_init: fn(*const Ssl) -> c_int;
         SSL_is_init_finished: fn(*const Ssl) -> c_int;
-        SSL_get_state: fn(*const Ssl) -> c_int;
         SSL_is_server: fn(*const Ssl) -> c_int;
         SSL_is_dtls: fn(*const Ssl) -> c_int;
         SSL_version: fn(*const Ssl) -> c_int;
-        SSL_get_version: fn(*const Ssl) -> *const c_char;
         SSL_get_current_cipher: fn(*const Ssl) -> *const Cipher;
-        SSL_get_pending_cipher: fn(*const Ssl) -> *const Cipher;
         SSL_CIPHER_get_id: fn(*const Cipher) -> u32;
         SSL_CIPHER_get_name: fn(*const Cipher) -> *const c_char;
         SSL_get_session: fn(*const Ssl) -> *mut Session;
-        SSL_session_reused: fn(*const Ssl) -> c_int;
         SSL_SESSION_get_master_key: fn(*const Session, *mut c_uchar, size_t) -> size_t;
         SSL_SESSION_get_max_fragment_length: fn(*const Session) -> u8;
         SSL_get_client_random: fn(*const Ssl, *mut c_uchar, size_t) -> size_t;
@@ -139,22 +130,16 @@ table! {
         SSL_get_ex_data: fn(*const Ssl, c_int) -> *mut c_void;
         SSL_set_ex_data: fn(*mut Ssl, c_int, *mut c_void) -> c_int;
         SSL_CTX_get_ex_data: fn(*const SslCtx, c_int) -> *mut c_void;
-        SSL_CTX_set_ex_data: fn(*mut SslCtx, c_int, *mut c_void) -> c_int;
         SSL_CTX_set_keylog_callback: fn(*mut SslCtx, KeylogCb);
         SSL_CTX_get_keylog_callback: fn(*const SslCtx) -> KeylogCb;
         SSL_ctrl: fn(*mut Ssl, c_int, c_long, *mut c_void) -> c_long;
         SSL_CTX_ctrl: fn(*mut SslCtx, c_int, c_long, *mut c_void) -> c_long;
-        SSL_callback_ctrl: fn(*mut Ssl, c_int, CtrlFn) -> c_long;
-        SSL_CTX_callback_ctrl: fn(*mut SslCtx, c_int, CtrlFn) -> c_long;
-        SSL_get_options: fn(*const Ssl) -> u64;
         SSL_get_read_ahead: fn(*const Ssl) -> c_int;
-        SSL_get_verify_mode: fn(*const Ssl) -> c_int;
         SSL_set_block_padding: fn(*mut Ssl, size_t) -> c_int;
         SSL_CTX_set_block_padding: fn(*mut SslCtx, size_t) -> c_int;
         // `void` in 1.1.1, whose callers do not look at the result.
         SSL_set_record_padding_callback: fn(*mut Ssl, PaddingCb) -> c_int;
         SSL_CTX_set_record_padding_callback: fn(*mut SslCtx, PaddingCb);
-        SSL_get_record_padding_callback_arg: fn(*const Ssl) -> *mut c_void;
     }
     later {
         SSL_sendfile: fn(*mut Ssl, c_int, off_t, size_t, c_int) -> isize;
@@ -164,7 +149,6 @@ table! {
         SSL_set_block_padding_ex: fn(*mut Ssl, size_t, size_t) -> c_int;
         SSL_CTX_set_block_padding_ex: fn(*mut SslCtx, size_t, size_t) -> c_int;
         SSL_is_quic: fn(*const Ssl) -> c_int;
-        SSL_is_tls: fn(*const Ssl) -> c_int;
         SSL_shutdown_ex: fn(*mut Ssl, u64, *const c_void, size_t) -> c_int;
         SSL_net_read_desired: fn(*mut Ssl) -> c_int;
         SSL_net_write_desired: fn(*mut Ssl) -> c_int;

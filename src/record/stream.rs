@@ -14,11 +14,8 @@ pub struct Stream {
     kind: u8,
     left: usize,
     broken: bool,
-    bytes: u64,
     records: u64,
     since_ccs: u64,
-    last_kind: Option<u8>,
-    hash: Hash,
     /// The record that is passing, if its copy is complete so far.
     partial: Option<Vec<u8>>,
     /// The last whole record, if a copy was kept.
@@ -35,11 +32,8 @@ impl Stream {
             kind: 0,
             left: 0,
             broken: false,
-            bytes: 0,
             records: 0,
             since_ccs: 0,
-            last_kind: None,
-            hash: Hash::new(),
             partial: None,
             whole: None,
             spare: Vec::new(),
@@ -49,8 +43,6 @@ impl Stream {
     /// Takes the next bytes. With `keep`, records that begin in this call are
     /// copied; one that is already passing without a copy stays without.
     pub fn feed(&mut self, bytes: &[u8], keep: bool) {
-        self.bytes += bytes.len() as u64;
-        self.hash.feed(bytes);
         let mut rest = bytes;
         while !self.broken && !rest.is_empty() {
             rest = self.step(rest, keep);
@@ -113,7 +105,6 @@ impl Stream {
         } else {
             self.since_ccs + 1
         };
-        self.last_kind = Some(self.kind);
         // An older copy must not pass for this record's.
         if let Some(old) = core::mem::replace(&mut self.whole, self.partial.take()) {
             self.spare = old;
@@ -123,10 +114,6 @@ impl Stream {
     /// Between two records, and every one so far looked like one.
     pub const fn at_border(&self) -> bool {
         self.have == 0 && !self.broken
-    }
-
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
     }
 
     /// Whole records.
@@ -139,18 +126,12 @@ impl Stream {
         self.since_ccs
     }
 
-    /// Outer content type of the last whole record.
-    pub const fn last_kind(&self) -> Option<u8> {
-        self.last_kind
-    }
-
     /// The last whole record with its header, if it was kept.
     pub fn last(&self) -> Option<&[u8]> {
         self.whole.as_deref()
     }
 
-    /// These are not TLS records; nothing further is followed but the counts
-    /// of bytes and the hash.
+    /// These are not TLS records; nothing further is followed.
     pub const fn broken(&self) -> bool {
         self.broken
     }
@@ -161,76 +142,11 @@ impl Stream {
         self.whole = None;
         self.spare = Vec::new();
     }
-
-    /// Depends on all bytes so far and not on how they were cut. Two streams
-    /// of one connection are compared with it; it withstands accidents, not
-    /// an attacker who can choose both.
-    pub const fn hash(&self) -> u64 {
-        self.hash.value()
-    }
 }
 
 impl Default for Stream {
     fn default() -> Self {
         Stream::new()
-    }
-}
-
-/// Eight bytes per multiplication, with the incomplete word carried over.
-struct Hash {
-    state: u64,
-    word: u64,
-    filled: u32,
-}
-
-impl Hash {
-    const fn new() -> Hash {
-        Hash {
-            state: 0x243f_6a88_85a3_08d3,
-            word: 0,
-            filled: 0,
-        }
-    }
-
-    const fn mix(state: u64, word: u64) -> u64 {
-        // Odd constants (digits of pi and of the golden ratio): each step is a
-        // bijection of the state, so a difference never disappears by itself.
-        (state ^ word)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .rotate_left(29)
-            .wrapping_add(0x1319_8a2e)
-    }
-
-    fn push(&mut self, byte: u8) {
-        self.word |= u64::from(byte) << (8 * self.filled);
-        self.filled += 1;
-        if self.filled == 8 {
-            self.state = Self::mix(self.state, self.word);
-            (self.word, self.filled) = (0, 0);
-        }
-    }
-
-    fn feed(&mut self, bytes: &[u8]) {
-        let lead = if self.filled == 0 {
-            0
-        } else {
-            8 - self.filled as usize
-        };
-        let (lead, rest) = bytes.split_at_checked(lead).unwrap_or((bytes, &[]));
-        for &byte in lead {
-            self.push(byte);
-        }
-        let (words, tail) = rest.as_chunks::<8>();
-        for word in words {
-            self.state = Self::mix(self.state, u64::from_le_bytes(*word));
-        }
-        for &byte in tail {
-            self.push(byte);
-        }
-    }
-
-    const fn value(&self) -> u64 {
-        Self::mix(Self::mix(self.state, self.word), self.filled as u64)
     }
 }
 
@@ -265,8 +181,6 @@ mod tests {
             record(23, 300, 3),
         ];
         let bytes = records.concat();
-        let mut whole = Stream::new();
-        whole.feed(&bytes, true);
         for cut in 1..=bytes.len() {
             let mut s = Stream::new();
             for chunk in bytes.chunks(cut) {
@@ -277,13 +191,8 @@ mod tests {
                 (5, 3),
                 "chunks of {cut}"
             );
-            assert_eq!(s.bytes(), bytes.len() as u64);
             assert_eq!(s.last(), Some(&records[4][..]));
-            assert_eq!(
-                (s.at_border(), s.broken(), s.last_kind()),
-                (true, false, Some(23))
-            );
-            assert_eq!(s.hash(), whole.hash());
+            assert_eq!((s.at_border(), s.broken()), (true, false));
         }
     }
 
@@ -320,29 +229,6 @@ mod tests {
         assert_eq!(s.last(), None);
         s.feed(&record(22, 5, 0), true);
         assert!(s.broken());
-        assert_eq!((s.records(), s.bytes()), (1, 36));
-    }
-
-    #[test]
-    fn the_hash_sees_every_byte_and_their_order() {
-        let bytes: Vec<u8> = (0..200).map(|i| (i * 7) as u8).collect();
-        let hash = |b: &[u8]| {
-            let mut s = Stream::new();
-            s.feed(b, false);
-            s.hash()
-        };
-        let base = hash(&bytes);
-        for i in 0..bytes.len() {
-            let mut other = bytes.clone();
-            other[i] ^= 1;
-            assert_ne!(hash(&other), base, "byte {i}");
-            assert_ne!(hash(&bytes[..i]), base, "length {i}");
-            if i > 0 && bytes[i] != bytes[i - 1] {
-                let mut swapped = bytes.clone();
-                swapped.swap(i, i - 1);
-                assert_ne!(hash(&swapped), base, "order at {i}");
-            }
-        }
-        assert_ne!(hash(&[0]), hash(&[0, 0]));
+        assert_eq!(s.records(), 1);
     }
 }
