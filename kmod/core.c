@@ -259,7 +259,8 @@ struct tcp_ulp_ops alg_tls_ulp_ops __read_mostly = {
 
 static int alg_tls_release(struct socket *sock)
 {
-	if (sock->sk)
+	/* accept() that failed has a sock, but no ctx yet */
+	if (sock->sk && alg_tls_ctx(sock))
 		alg_tls_unclaim(alg_tls_ctx(sock));
 	return af_alg_release(sock);
 }

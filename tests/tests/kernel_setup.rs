@@ -487,3 +487,23 @@ fn d12_keys_belong_to_the_op_never_to_the_parent() {
         links.iter_mut().for_each(Link::check);
     });
 }
+
+/// af_alg releases the socket of an accept() that failed half way.
+#[test]
+fn an_accept_without_memory_is_only_an_error() {
+    in_vm(|| {
+        let limit = "/proc/sys/net/core/optmem_max";
+        let before = std::fs::read_to_string(limit).expect("optmem_max");
+        let parent = Parent::bind("gcm(aes)").unwrap();
+        std::fs::write(limit, "500").unwrap();
+        let results = [0; 3].map(|_| parent.accept().err());
+        std::fs::write(limit, before).unwrap();
+        assert_eq!(results, [Some(Errno(ENOMEM)); 3]);
+        let mut link = Link::detached(net::pair(), Version::Tls13, Cipher::Aes128Gcm);
+        link.op = parent.accept().expect("with memory").into();
+        link.op
+            .attach(&link.tcp, Some(&link.tx), Some(&link.rx))
+            .expect("attach");
+        link.check();
+    });
+}
