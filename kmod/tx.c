@@ -98,6 +98,9 @@ int alg_tls_tx_wait_memory(struct alg_tls_ctx *ctx, long *timeo)
 		sk->sk_write_space(sk);
 	if (!*timeo)
 		return -EAGAIN;
+	/* by the caller's timeout: a nap's end is not his */
+	if (signal_pending(current))
+		return sock_intr_errno(*timeo);
 	nap = min_t(long, *timeo, HZ / 20 + 2);
 	slept = nap;
 	err = alg_tls_wait(ctx, &ctx->txd, &nap);
@@ -112,6 +115,10 @@ int alg_tls_tx_ready(struct alg_tls_ctx *ctx, long *timeo)
 	int err;
 
 	for (;;) {
+		/* who slept may find a record that another thread opened */
+		err = alg_tls_tx_flush_wait(ctx, timeo);
+		if (err)
+			return err;
 		err = alg_tls_tx_check(ctx);
 		if (err || sk_stream_memory_free(ctx->sk))
 			return err;
@@ -205,6 +212,9 @@ static int alg_tls_gather(struct alg_tls_ctx *ctx, struct iov_iter *iter,
 	int ret;
 
 	in->n = 0;
+	/* src belongs to the open record; alg_tls_tx_ready() sealed it */
+	if (WARN_ON_ONCE(ctx->tx.open_n))
+		return -ENOBUFS;
 	sg_init_table(ctx->tx.src, ARRAY_SIZE(ctx->tx.src));
 	if (!len)
 		return 0;
@@ -342,13 +352,19 @@ int alg_tls_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)
 	}
 
 	while (named || done < len) {
-		unsigned int n = min_t(size_t, len - done, ctx->tx.max);
-		bool last = done + n == len;
-		bool push;
+		bool last, push;
+		unsigned int n;
 
 		ret = alg_tls_tx_ready(ctx, &timeo);
 		if (ret)
 			break;
+		/* it may have slept, and tx.max may have been lowered */
+		if (named && len > ctx->tx.max) {
+			ret = alg_tls_count_err(ctx, -EMSGSIZE);
+			break;
+		}
+		n = min_t(size_t, len - done, ctx->tx.max);
+		last = done + n == len;
 		push = last || alg_tls_tx_push_now(ctx, n, &held);
 		ret = alg_tls_send_one(ctx, &msg->msg_iter, type, n,
 				       last ? flags & MSG_MORE : MSG_MORE,

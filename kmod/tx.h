@@ -92,7 +92,10 @@ int alg_tls_tx_dead(struct alg_tls_ctx *ctx);
 
 /* Can anything be sent at all?  As tcp_sendmsg() would see it. */
 int alg_tls_tx_check(struct alg_tls_ctx *ctx);
-/* May a record begin?  Waits for it. */
+/*
+ * May a record begin?  Waits for it.  On success there is no open record, and
+ * the lock was held since that was seen.
+ */
 int alg_tls_tx_ready(struct alg_tls_ctx *ctx, long *timeo);
 /* After -ENOBUFS.  Returns 0: look again, from the check on. */
 int alg_tls_tx_wait_memory(struct alg_tls_ctx *ctx, long *timeo);
