@@ -42,27 +42,32 @@ static int alg_tls_pipe_gather(struct alg_tls_ctx *ctx,
 	*n = 0;
 	in->n = 0;
 	in->copy = true;
+	/* src belongs to the open record; alg_tls_tx_ready() sealed it */
+	if (WARN_ON_ONCE(ctx->tx.open_n))
+		return -ENOBUFS;
 	sg_init_table(ctx->tx.src, ARRAY_SIZE(ctx->tx.src));
 	want = min_t(size_t, want, ctx->tx.max);
 	while (len < want && *n < ALG_TLS_SRC && !pipe_empty(pipe->head, tail)) {
 		struct pipe_buffer *buf = &pipe->bufs[tail & mask];
 		unsigned int take = min_t(size_t, buf->len, want - len);
+		struct page *page = buf->page, *from;
 		unsigned int off = buf->offset;
-		struct page *page = buf->page;
 
 		/* later kernels leave this to the actor */
 		err = pipe_buf_confirm(pipe, buf);
 		if (err)
 			return len ? len : err;
 		if (ctx->txd.cipher->ccm) {
-			take = min_t(unsigned int, take, PAGE_SIZE);
+			/* a buffer may span pages of a compound one */
+			from = buf->page + (off >> PAGE_SHIFT);
+			off = offset_in_page(off);
+			take = min_t(unsigned int, take, PAGE_SIZE - off);
 			page = alloc_page(ctx->sk->sk_allocation);
 			if (!page)
 				return -ENOBUFS;
 			in->used[in->n] = take;
 			in->page[in->n++] = page;
-			memcpy_from_page(page_address(page), buf->page, off,
-					 take);
+			memcpy_from_page(page_address(page), from, off, take);
 			off = 0;
 		}
 		sg_set_page(&ctx->tx.src[++*n], page, take, off);

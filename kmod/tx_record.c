@@ -158,7 +158,6 @@ static int alg_tls_hand_over(struct alg_tls_ctx *ctx, struct alg_tls_out *out,
 	unsigned int done = 0, tries = 0, i = 0;
 	int ret = 0;
 
-	WRITE_ONCE(sk->sk_sndbuf, INT_MAX);
 	WRITE_ONCE(tp->notsent_lowat, UINT_MAX);
 	/* without scatter/gather TCP copies into order-3 pages: not NOFAIL */
 	if (sk->sk_route_caps & NETIF_F_SG && gfpflags_allow_blocking(gfp))
@@ -169,6 +168,8 @@ static int alg_tls_hand_over(struct alg_tls_ctx *ctx, struct alg_tls_out *out,
 		struct bio_vec bv = out->bv[i];
 		bool last = i == out->n - 1;
 
+		/* each time: under memory pressure TCP lowers it */
+		WRITE_ONCE(sk->sk_sndbuf, INT_MAX);
 		ret = alg_tls_tcp_piece(sk, &bv, flags | (last ? 0 : MSG_MORE),
 					push && last);
 		if (ret <= 0) {
@@ -212,6 +213,11 @@ int alg_tls_tx_record(struct alg_tls_ctx *ctx, u8 type, unsigned int n,
 	int err;
 	u8 *p;
 
+	/* trimming cannot enlarge; the caller reserves anew */
+	if (WARN_ON_ONCE(out->len < size)) {
+		alg_tls_out_free(out);
+		return -ENOMEM;
+	}
 	alg_tls_out_trim(out, size);
 
 	tail = tx_type_len(d);
@@ -245,6 +251,8 @@ int alg_tls_tx_record(struct alg_tls_ctx *ctx, u8 type, unsigned int n,
 	if (!err)
 		err = alg_tls_hand_over(ctx, out, flags, push);
 	alg_tls_out_free(out);
+	/* an open record is kept, and pages may follow where the list ended */
+	sg_unmark_end(&tx->src[n]);
 	if (err)
 		return err;
 

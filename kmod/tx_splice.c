@@ -41,6 +41,9 @@ static int alg_tls_open_seal(struct alg_tls_ctx *ctx, int flags, bool push)
 
 	if (!alg_tls_tx_charge(ctx->sk, tx_wire_len(&ctx->txd, len)))
 		return -ENOBUFS;
+	/* reserved for what seemed to be the last page, but more came */
+	if (tx->out.len < tx_wire_len(&ctx->txd, len))
+		alg_tls_out_free(&tx->out);
 	/* a failed attempt took the output pages with it */
 	if (!tx->out.n && !alg_tls_out_alloc(ctx, &tx->out, len,
 					     tx->src[1].offset))
@@ -98,7 +101,10 @@ static int alg_tls_open_add(struct alg_tls_ctx *ctx, struct page *page,
 		copy = alloc_page(ctx->sk->sk_allocation);
 		if (!copy)
 			return -ENOBUFS;
-		n = min_t(unsigned int, n, PAGE_SIZE);
+		/* of a compound page perhaps, but the copy is a single one */
+		page += offset >> PAGE_SHIFT;
+		offset = offset_in_page(offset);
+		n = min_t(unsigned int, n, PAGE_SIZE - offset);
 		memcpy_from_page(page_address(copy), page, offset, n);
 		sg_set_page(++sg, copy, n, 0);
 		tx->open_n++;
@@ -148,11 +154,13 @@ static int alg_tls_page(struct alg_tls_ctx *ctx, struct page *page,
 	int n, err;
 
 	if (!tx->open_n) {
-		unsigned int len = last ? min(size, tx->max) : tx->max;
+		unsigned int len;
 
 		err = alg_tls_tx_ready(ctx, timeo);
 		if (err)
 			return err;
+		/* it may have slept, and tx->max may have been changed */
+		len = last ? min(size, tx->max) : tx->max;
 		sg_init_table(tx->src, ARRAY_SIZE(tx->src));
 		if (!alg_tls_out_alloc(ctx, &tx->out, len, offset))
 			return -ENOBUFS;
