@@ -93,7 +93,8 @@ static inline int alg_tls_tcp_piece(struct sock *sk, const struct bio_vec *bv,
 				    int flags, bool push)
 {
 	struct msghdr msg = {
-		.msg_flags = flags | MSG_SPLICE_PAGES | (push ? 0 : MSG_MORE),
+		.msg_flags = flags | MSG_SPLICE_PAGES | MSG_NO_SHARED_FRAGS |
+			     (push ? 0 : MSG_MORE),
 	};
 
 	iov_iter_bvec(&msg.msg_iter, ITER_SOURCE, bv, 1, bv->bv_len);
