@@ -398,6 +398,12 @@ void alg_tls_unclaim(struct alg_tls_ctx *ctx)
 	if (ctx->claimed) {
 		struct inet_connection_sock *icsk = inet_csk(sk);
 
+		/*
+		 * getsockopt(TCP_ULP) and inet_diag look at the pointer twice,
+		 * without this lock, and a fault between may prolong that.  To
+		 * leave it set would close that, but then the socket could not
+		 * become a kTLS, sockmap or listening one any more.
+		 */
 		icsk->icsk_ulp_ops = NULL;
 		rcu_assign_pointer(icsk->icsk_ulp_data, NULL);
 		ctx->claimed = false;
@@ -405,6 +411,8 @@ void alg_tls_unclaim(struct alg_tls_ctx *ctx)
 	}
 	if (reset)
 		alg_tls_reset(sk);
+	/* SO_RCVLOWAT is the program's again: part of a record is an event */
+	alg_tls_wake(ctx);
 	alg_tls_tx_unlock(ctx, true);
 
 	alg_tls_dir_free(ctx, &ctx->txd);

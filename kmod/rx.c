@@ -366,7 +366,9 @@ void alg_tls_rx_detach(struct alg_tls_ctx *ctx)
 
 bool alg_tls_rx_release(struct alg_tls_ctx *ctx)
 {
-	bool lost = ctx->rx.staged_len && !ctx->gone;
+	/* a connection that was made since is none of ours */
+	bool lost = ctx->rx.staged_len && !ctx->gone &&
+		    ctx->sk->sk_disconnects == ctx->disconnects;
 
 	if (ctx->rxd.on)
 		alg_tls_rx_detach(ctx);
