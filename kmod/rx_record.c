@@ -30,7 +30,6 @@
 /* Below this a copy is cheaper than pinning the reader's page. */
 #define RX_DIRECT_MIN	512
 
-
 static int rx_parse(const struct alg_tls_dir *d, struct rx_rec *rec)
 {
 	unsigned int body = rec->hdr[3] << 8 | rec->hdr[4];
