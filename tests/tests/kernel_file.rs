@@ -475,3 +475,88 @@ fn splice_out_meets_control_records_eof_and_nothing() {
         assert_eq!(link.op.recv_exact(4), b"data", "still there");
     });
 }
+
+/// A link whose send buffer is soon full.
+fn narrow(version: Version, cipher: Cipher) -> Link {
+    let pair = net::pair_on(
+        "127.0.0.1:0",
+        |n| net::sndbuf(n, 30_000),
+        |f| net::rcvbuf(f, 9000),
+    );
+    Link::over(pair, version, cipher)
+}
+
+/// A sender that slept for room finds the record that sendfile(2) opened
+/// meanwhile. Each way of sending has its own byte values: what the peer opens
+/// must be each one's data, in order and nothing else.
+#[test]
+fn an_open_record_survives_senders_that_slept() {
+    const EACH: usize = 400_000;
+    let stream = |way: u8| -> Vec<u8> { (0..EACH).map(|i| way << 6 | (i % 61) as u8).collect() };
+    in_vm(move || {
+        for (version, cipher) in FORMS {
+            let mut link = narrow(version, cipher);
+            let ways = [0, 1, 2, 3].map(stream);
+            let send = |way: usize| (link.op.clone(), ways[way].clone());
+            let threads = [
+                std::thread::spawn({
+                    let (op, data) = send(0);
+                    move || sys::sendfile_all(&*op, &file_of(&data), 0, EACH)
+                }),
+                std::thread::spawn({
+                    let (op, data) = send(1);
+                    move || data.chunks(3000).for_each(|part| op.send_all(part))
+                }),
+                std::thread::spawn({
+                    let (op, data) = send(2);
+                    move || {
+                        let mut at = 0;
+                        let file = file_of(&data);
+                        while at < EACH as u64 {
+                            at = op.sendfile(&file, at, 20_000, 0).expect("ioctl").0;
+                        }
+                    }
+                }),
+                std::thread::spawn({
+                    let (op, data) = send(3);
+                    move || sys::sendfile_all(&*op, &file_of(&data), 0, EACH)
+                }),
+            ];
+            let mut have = [0; 4];
+            while have.iter().sum::<usize>() < 4 * EACH {
+                for byte in link.peer.recv().expect("a record").data {
+                    let way = usize::from(byte >> 6);
+                    assert_eq!(Some(&byte), ways[way].get(have[way]), "{have:?}");
+                    have[way] += 1;
+                }
+            }
+            threads.into_iter().for_each(|t| t.join().unwrap());
+            link.check();
+        }
+    });
+}
+
+/// The room for a record is that of the size in force when it begins, not of
+/// the one when its sender went to sleep.
+#[test]
+fn a_larger_record_size_while_sendfile_sleeps() {
+    in_vm(|| {
+        for (version, cipher) in FORMS {
+            let mut link = narrow(version, cipher);
+            let mut filled = 0;
+            while let Ok(n) = link.op.send(&[7; MAX], MSG_DONTWAIT) {
+                filled += n;
+            }
+            link.op.set_tx_max(64).unwrap();
+            let data = random(100_000);
+            let file = file_of(&data);
+            let op = link.op.clone();
+            let sender = sleeper(move || sys::sendfile_all(&*op, &file, 0, 100_000));
+            link.op.set_tx_max(16384).unwrap();
+            assert_eq!(link.peer.expect(filled), vec![7; filled]);
+            assert_eq!(link.peer.expect(data.len()), data);
+            sender.end();
+            link.check();
+        }
+    });
+}

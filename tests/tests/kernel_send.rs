@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 
 use ktlsshim_tests::keys::random;
 use ktlsshim_tests::op::{Attach, record_type};
-use ktlsshim_tests::peer::{ALERT, CCS, CLOSE_NOTIFY, DATA, HANDSHAKE, KEY_UPDATE, MAX};
+use ktlsshim_tests::peer::{ALERT, CCS, CLOSE_NOTIFY, DATA, HANDSHAKE, Half, KEY_UPDATE, MAX};
 use ktlsshim_tests::sys::{self, Control};
 use ktlsshim_tests::*;
 use libc::*;
@@ -23,6 +23,14 @@ fn cut(len: usize, max: usize) -> Vec<usize> {
         sizes.push(len % max);
     }
     sizes
+}
+
+/// Both ends take the next key for what the op sends.
+fn next_key(link: &mut Link) {
+    let next = Keys::random(link.tx.version, link.tx.cipher);
+    link.op.rekey(Dir::Tx, &next).expect("re-key");
+    link.peer.rx = Half::new(next.clone());
+    link.tx = next;
 }
 
 #[test]
@@ -172,6 +180,9 @@ fn control_records_go_out_with_their_type() {
                         data: data.to_vec()
                     })
                 );
+                if data == KEY_UPDATE && version == Version::Tls13 {
+                    next_key(&mut link);
+                }
             }
             assert_eq!(link.op.send_record(ALERT, CLOSE_NOTIFY, 0), Ok(2));
             let record = link.peer.recv().unwrap();
@@ -195,6 +206,27 @@ fn a_control_record_is_never_split() {
         assert_eq!(link.peer.recv().unwrap().data, &big[..512]);
         link.check();
         assert_eq!(link.op.seq(Dir::Tx), 2, "refused records used no number");
+    });
+}
+
+/// RFC 8446 4.6.3: nothing may follow a KeyUpdate under the old key.
+#[test]
+fn after_a_sent_key_update_only_the_next_key_sends() {
+    in_vm(|| {
+        let mut link = Link::any();
+        for _ in 0..3 {
+            link.check();
+            assert_eq!(link.op.send_record(HANDSHAKE, KEY_UPDATE, 0), Ok(5));
+            let used = link.op.seq(Dir::Tx);
+            assert_eq!(link.op.send(b"too early", 0), fail(EKEYEXPIRED));
+            let alert = link.op.send_record(ALERT, CLOSE_NOTIFY, 0);
+            assert_eq!(alert, fail(EKEYEXPIRED));
+            assert_eq!(link.op.seq(Dir::Tx), used, "nothing was sealed");
+            link.check_rx();
+            assert_eq!(link.peer.recv().unwrap().data, KEY_UPDATE);
+            next_key(&mut link);
+        }
+        link.check();
     });
 }
 
