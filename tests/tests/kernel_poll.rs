@@ -490,3 +490,24 @@ fn the_programs_rcvlowat_comes_back() {
         }
     });
 }
+
+/// SO_RCVLOWAT falls when the op goes: what lies in the queue is an event now.
+#[test]
+fn closing_the_op_wakes_who_polls_the_tcp_fd() {
+    in_vm(|| {
+        let mut link = Link::any();
+        link.check();
+        let wire = link.peer.tx.seal(DATA, &[0; 5000], 0);
+        link.peer.raw(&wire[..2000]);
+        link.arrived(2000);
+        assert_eq!(link.op.take(10, MSG_DONTWAIT), fail(EAGAIN));
+        let tcp = sys::dup(&link.tcp);
+        let start = Instant::now();
+        let poller = sleeper(move || poll(&tcp, POLLIN, ms(8000)));
+        assert!(!poller.done(), "half a record is no event");
+        link.op = Op::new("gcm(aes)").into();
+        assert_eq!(poller.end(), POLLIN);
+        // At its timeout poll() looks once more and would find it, too.
+        assert!(start.elapsed() < ms(6000), "{:?}", start.elapsed());
+    });
+}
