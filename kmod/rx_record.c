@@ -359,6 +359,13 @@ static u8 rx_strip(struct alg_tls_rx *rx, unsigned int *len)
 
 /* ------------------------------------------------------ control types --- */
 
+/* A message may have ended here: its header is still there. */
+static void rx_hs_look(struct alg_tls_rx *rx)
+{
+	if (!rx->hs_skip && rx->hs_hdr[0] == ALG_TLS_HS_KEY_UPDATE)
+		WRITE_ONCE(rx->need_key, true);
+}
+
 /*
  * Follow the handshake messages of taken records, for the one whose end
  * changes the key (RFC 8446 §7.2: all records after it use the next one).
@@ -376,6 +383,7 @@ static void rx_follow_handshake(struct alg_tls_rx *rx, unsigned int len)
 			n = min(rx->hs_skip, len - pos);
 			rx->hs_skip -= n;
 			pos += n;
+			rx_hs_look(rx);
 			continue;
 		}
 		n = min_t(unsigned int, sizeof(rx->hs_hdr) - rx->hs_have,
@@ -388,8 +396,7 @@ static void rx_follow_handshake(struct alg_tls_rx *rx, unsigned int len)
 		rx->hs_have = 0;
 		rx->hs_skip = rx->hs_hdr[1] << 16 | rx->hs_hdr[2] << 8 |
 			      rx->hs_hdr[3];
-		if (rx->hs_hdr[0] == ALG_TLS_HS_KEY_UPDATE)
-			WRITE_ONCE(rx->need_key, true);
+		rx_hs_look(rx);
 	}
 }
 
