@@ -115,7 +115,10 @@ pub fn release_ops(conn: &Connection) {
 /// The object will do another handshake, perhaps on another socket: SSL_clear, or
 /// SSL_set_connect_state and SSL_set_accept_state after a first connection.
 pub fn restart(id: ConnId, conn: &Connection) {
-    report(conn);
+    let moved = |half: &Half| half.entered.load(Ordering::Relaxed) != 0;
+    if moved(&conn.rx) || moved(&conn.tx) {
+        report(conn);
+    }
     conn.rx_to_raw(Reason::Detached);
     conn.tx_to_raw(Reason::Detached);
     if let Some(mut side) = conn.read.lock() {

@@ -89,6 +89,18 @@ pub mod mark {
     pub const OVER_LIMIT: u32 = 1 << 16;
 }
 
+/// Bits of a call's frame (`thread::Frame::flags`).
+pub mod flag {
+    /// A BIO call of this SSL call is under way.
+    pub const IN_BIO: u32 = 1 << 0;
+    /// One control record, then the wire is dry (`ops::call::AtFd::one`).
+    pub const ONE: u32 = 1 << 1;
+    /// ... it was delivered,
+    pub const SERVED: u32 = 1 << 2;
+    /// ... and OpenSSL asked for more.
+    pub const ASKED: u32 = 1 << 3;
+}
+
 /// One direction.
 pub struct Half {
     lane: AtomicU8,
@@ -129,6 +141,8 @@ pub struct Half {
     pub was_kernel: AtomicBool,
     /// Records that the kernel carried before its last detach.
     pub records: AtomicU64,
+    /// Records that went by before the application keys, plus 1; 0 is unknown.
+    pub epoch: AtomicU64,
     /// Records sealed under the present key (tx).
     pub key_records: AtomicU64,
     /// Sequence number at the last attach or re-key.
@@ -162,6 +176,7 @@ impl Half {
             handbacks: AtomicU32::new(0),
             was_kernel: AtomicBool::new(false),
             records: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
             key_records: AtomicU64::new(0),
             first_seq: AtomicU64::new(0),
         }
@@ -269,6 +284,7 @@ impl Half {
             &self.sendfile_bytes,
             &self.records,
             &self.key_records,
+            &self.epoch,
             &self.first_seq,
             &self.cookie,
         ] {

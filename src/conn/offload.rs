@@ -231,7 +231,8 @@ impl Connection {
             return Never(Reason::NoSecrets);
         };
         let generation = self.generation(Dir::Tx, live);
-        let Some(found) = prove(live.table, &keys, &mut side.trace, generation) else {
+        let epoch = self.tx.epoch.load(Ordering::Relaxed);
+        let Some(found) = prove(live.table, &keys, &mut side.trace, generation, epoch) else {
             drop(side);
             return self.unproved(Dir::Tx, live, suite);
         };
@@ -290,7 +291,7 @@ impl Connection {
             return Never(Reason::NoSecrets);
         };
         let generation = self.generation(Dir::Rx, live);
-        if let Some(found) = prove(live.table, &keys, &mut side.trace, generation) {
+        if let Some(found) = prove(live.table, &keys, &mut side.trace, generation, 0) {
             return Verdict::Ready(Ready {
                 keys,
                 seq: found.seq + 1,
@@ -301,7 +302,7 @@ impl Connection {
         if suite.version == Version::Tls13 && generation == 0 {
             let finished = self
                 .handshake_keys(Dir::Rx, live, suite)
-                .and_then(|hs| prove(live.table, &hs, &mut side.trace, 0));
+                .and_then(|hs| prove(live.table, &hs, &mut side.trace, 0, 0));
             if finished
                 .is_some_and(|found| found.kind == HANDSHAKE && found.first == Some(FINISHED))
             {
@@ -322,9 +323,12 @@ impl Connection {
         if dir == Dir::Tx && suite.version == Version::Tls13 {
             let own_finished = self.handshake_keys(dir, live, suite).and_then(|hs| {
                 let mut side = self.write.lock()?;
-                prove(live.table, &hs, &mut side.trace, 0)
+                prove(live.table, &hs, &mut side.trace, 0, 0)?;
+                Some(side.trace.records())
             });
-            if own_finished.is_some() {
+            if let Some(before) = own_finished {
+                // Spares the proof of a large first record its wrong guesses.
+                self.tx.epoch.store(before + 1, Ordering::Relaxed);
                 return Later(Reason::Pending);
             }
         }
@@ -603,6 +607,7 @@ fn prove(
     keys: &TrafficKeys,
     trace: &mut Stream,
     generation: u32,
+    epoch: u64,
 ) -> Option<Proved> {
     let suite = keys.suite();
     let mut cipher = RecordCipher::new(table.crypto, keys)?;
@@ -622,9 +627,11 @@ fn prove(
         attempt(trace.records_since_ccs().checked_sub(1)?)
     } else if generation == 0 {
         let newest = trace.records().checked_sub(1)?;
-        (0..PROOF_SPAN)
-            .map_while(|back| newest.checked_sub(back))
-            .find_map(&mut attempt)
+        let likely = epoch
+            .checked_sub(1)
+            .and_then(|before| newest.checked_sub(before));
+        let others = (0..PROOF_SPAN).map_while(|back| newest.checked_sub(back));
+        likely.into_iter().chain(others).find_map(&mut attempt)
     } else {
         (0..PROOF_SPAN).find_map(&mut attempt)
     };

@@ -12,7 +12,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{ConnId, Connection, Dir, Half, Lane, mark};
+use super::{ConnId, Connection, Dir, Half, Lane, flag, mark};
 use crate::backend::{Backend, alg};
 use crate::errno;
 use crate::keys::Version;
@@ -360,7 +360,25 @@ impl Connection {
         }
         let busy = !side.wire.is_empty() || !side.staged.is_empty();
         self.rx.wire_busy.store(busy, Ordering::Release);
+        thread::with_top(|frame| frame.flags |= flag::SERVED);
         n
+    }
+
+    /// The frame wanted one control record, and has it: a ticket must not draw the
+    /// data behind it into the slow lane. A message that goes on, or a handshake
+    /// that has begun, needs all it asks for.
+    fn enough(&self, id: ConnId) -> bool {
+        let begun = self.rx.message_open.load(Ordering::Acquire)
+            || self.live().is_none_or(|live| live.in_init());
+        let done = flag::ONE | flag::SERVED;
+        thread::with_top(|frame| {
+            let stop = frame.conn == id && frame.flags & done == done && !begun;
+            if stop {
+                frame.flags |= flag::ASKED;
+            }
+            stop
+        })
+        .unwrap_or(false)
     }
 
     /// How many bytes a raw read would find before the TCP queue's own.
@@ -413,6 +431,9 @@ impl Connection {
                 thread::with_top(|f| if f.conn == id { f.read_errno } else { 0 }).unwrap_or(0);
             if dry != 0 {
                 return errno::fail(dry);
+            }
+            if self.enough(id) {
+                return errno::fail(libc::EAGAIN);
             }
             if peek {
                 drop(side);
@@ -533,6 +554,9 @@ impl Connection {
         let Some(mut side) = self.read.lock() else {
             return;
         };
+        if !side.wire.is_empty() {
+            return;
+        }
         let mut payload = Vec::new();
         if payload.try_reserve_exact(side.hold.unread().len()).is_err() {
             return;

@@ -99,6 +99,16 @@ impl WriteSide {
     }
 }
 
+/// A thread that is cancelled while the kernel has its record: whether it went out,
+/// nobody knows.
+struct Unfinished<'a>(&'a Connection);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.poison();
+    }
+}
+
 /// How the record that just became whole fared.
 enum Sent {
     Yes,
@@ -270,6 +280,7 @@ impl Connection {
         let opened = core::mem::take(&mut side.opened);
         side.sending = thread::identity();
         drop(side);
+        let unfinished = Unfinished(self);
         let payload = opened.get(..n).unwrap_or_default();
         let op = self.tx.op.load(Ordering::Acquire);
         // OpenSSL sends an empty data record only as a padding trick of CBC
@@ -288,6 +299,7 @@ impl Connection {
             self.poison();
             return Err(libc::EPIPE);
         };
+        core::mem::forget(unfinished);
         side.sending = 0;
         let outcome = match got {
             Ok(_) => self.sent(&mut side, kind, payload),

@@ -16,8 +16,7 @@ use crate::{errno, thread};
 
 use super::call::{Call, known_or_new, real};
 
-/// Frame flag: a BIO call of this SSL call is under way.
-const IN_BIO: u32 = 1;
+use crate::conn::flag::IN_BIO;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Way {

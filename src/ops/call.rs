@@ -18,6 +18,8 @@ use crate::openssl::{Ssl, resolver, slot, ssl::Table};
 use crate::process::{self, Phase};
 use crate::{boundary, conn, thread};
 
+use crate::conn::flag;
+
 use super::context;
 
 pub type Conn = Option<(ConnId, &'static Connection)>;
@@ -133,6 +135,9 @@ pub struct AtFd {
     pub writes: bool,
     /// The call does no I/O and leaves SSL_want as it was.
     pub idle: bool,
+    /// Past the one control record that waits, the wire is dry: what follows is
+    /// the fast lane's.
+    pub one: bool,
 }
 
 /// One hooked call: the SSL that the program passed, and who called.
@@ -201,8 +206,11 @@ impl Call {
         }
         context::listen(self);
         let token = thread::push(id, self.ptr() as usize, thread::stack());
-        if at_fd.read != 0 || at_fd.write != 0 {
+        if at_fd.read != 0 || at_fd.write != 0 || at_fd.one {
             thread::with(token, |frame| {
+                if at_fd.one {
+                    frame.flags |= flag::ONE;
+                }
                 frame.read_errno = at_fd.read;
                 frame.write_errno = at_fd.write;
             });

@@ -8,9 +8,10 @@ use core::ffi::{c_int, c_void};
 use core::sync::atomic::Ordering;
 
 use crate::conn::rx::Fast;
-use crate::conn::{Connection, Half, Lane, mark};
+use crate::conn::{Connection, Half, Lane, flag, mark};
 use crate::openssl::ask::Live;
 use crate::openssl::{SSL_MODE_ASYNC, SSL_RECEIVED_SHUTDOWN, Ssl, ssl::Table};
+use crate::thread;
 
 use super::call::{AtFd, Call, real, written};
 
@@ -32,7 +33,16 @@ fn is_fast(live: &Live, conn: &Connection) -> bool {
 /// Tries the fast lane. Err: what the real function is to meet at the fd.
 fn fast(call: &Call, conn: &Connection, out: &mut [u8], peek: bool) -> Result<usize, AtFd> {
     let held = conn.held.load(Ordering::Acquire) != 0;
-    if call.is_nested() || out.is_empty() || !(held || is_fast(call, conn)) {
+    if call.is_nested() {
+        return Err(AtFd::default());
+    }
+    if out.is_empty() {
+        // OpenSSL decides what an empty read does (R18), and needs to see that
+        // there is something to read.
+        conn.give_back_held();
+        return Err(AtFd::default());
+    }
+    if !held && !is_fast(call, conn) {
         return Err(AtFd::default());
     }
     if !held && conn.take_mark(mark::READ_SLOW_ONCE) {
@@ -43,7 +53,10 @@ fn fast(call: &Call, conn: &Connection, out: &mut [u8], peek: bool) -> Result<us
             conn.fast_success();
             Ok(got)
         }
-        Fast::Slow => Err(AtFd::default()),
+        Fast::Slow => Err(AtFd {
+            one: conn.rx.lane() == Lane::Kernel,
+            ..AtFd::default()
+        }),
         Fast::Errno(e) => {
             conn.read_failed();
             Err(AtFd {
@@ -66,26 +79,37 @@ unsafe fn receive(
     n: usize,
     peek: bool,
     lost: c_int,
-    real: impl FnOnce(&'static Table) -> (c_int, usize),
+    real: impl Fn(&'static Table) -> (c_int, usize),
 ) -> Result<usize, c_int> {
     // SAFETY: the program's own promise about `s`.
     let Some(call) = (unsafe { Call::of(ret, s) }) else {
         return Err(lost);
     };
     let found = call.conn();
-    let mut at_fd = AtFd::default();
-    if let Some((_, conn)) = found.filter(|_| !buf.is_null()) {
-        // SAFETY: the program gave `n` writable bytes.
-        let out = unsafe {
-            core::slice::from_raw_parts_mut(buf.cast::<u8>(), n.min(isize::MAX as usize))
-        };
-        match fast(&call, conn, out, peek) {
-            Ok(got) => return Ok(got),
-            Err(meets) => at_fd = meets,
-        }
-    }
     let watching = found.is_some_and(|(_, conn)| conn.rx.lane() != Lane::Kernel);
-    let (outcome, got) = call.around(at_fd, real);
+    let (outcome, got) = loop {
+        let mut at_fd = AtFd::default();
+        if let Some((_, conn)) = found.filter(|_| !buf.is_null()) {
+            // SAFETY: the program gave `n` writable bytes.
+            let out = unsafe {
+                core::slice::from_raw_parts_mut(buf.cast::<u8>(), n.min(isize::MAX as usize))
+            };
+            match fast(&call, conn, out, peek) {
+                Ok(got) => return Ok(got),
+                Err(meets) => at_fd = meets,
+            }
+        }
+        let (outcome, got, asked) = call.around(at_fd, |table| {
+            let (outcome, got) = real(table);
+            let flags = thread::with_top(|frame| frame.flags).unwrap_or(0);
+            (outcome, got, flags & flag::ASKED != 0)
+        });
+        // OpenSSL took a control record and wants what follows it: that is for the
+        // fast lane to get, and to wait for.
+        if !(asked && at_fd.one && outcome <= 0) {
+            break (outcome, got);
+        }
+    };
     if outcome <= 0
         && call.wants_read()
         && let Some((_, conn)) = call.conn()

@@ -59,9 +59,30 @@ macro_rules! framed {
         /// As libssl's function of that name.
         pub unsafe fn $name(ret: usize, s: *mut Ssl, $($arg: $t),*) -> $r {
             let at_fd = AtFd { idle: $idle, ..AtFd::default() };
-            call_of!(ret, s, $lost).around(at_fd, |t| real!(t, $f, s $(, $arg)*))
+            let call = call_of!(ret, s, $lost);
+            show_held(&call);
+            call.around(at_fd, |t| real!(t, $f, s $(, $arg)*))
         })*
     };
+}
+
+/// What the shim holds unread, OpenSSL must know of before a call that changes what
+/// it does next: it puts off a renegotiation while data is pending, and a read that
+/// we serve from memory would never send what waits. It gets the bytes back, and
+/// one real peek makes them pending as they would be without us.
+fn show_held(call: &Call) {
+    let Some((_, conn)) = call.conn().filter(|_| !call.is_nested()) else {
+        return;
+    };
+    if conn.held.load(Ordering::Acquire) == 0 {
+        return;
+    }
+    conn.give_back_held();
+    let (s, mut byte) = (call.ptr(), 0u8);
+    // SAFETY: the object is alive and the buffer has one byte.
+    call.around(AtFd::default(), |t| unsafe {
+        (t.SSL_peek)(s, (&raw mut byte).cast(), 1)
+    });
 }
 
 // These only change what the next I/O call will do.
@@ -90,6 +111,7 @@ pub enum Handshake {
 /// As libssl's function of that name; so for all below.
 pub unsafe fn handshake(ret: usize, which: Handshake, s: *mut Ssl) -> c_int {
     let call = call_of!(ret, s, -1);
+    show_held(&call);
     // After the handshake there is nothing to do.
     let idle = !call.in_init() && call.is_finished() && !call.is_renegotiating();
     let at_fd = AtFd {
@@ -260,6 +282,7 @@ pub unsafe fn dup(ret: usize, s: *mut Ssl) -> *mut Ssl {
 /// As libssl's.
 pub unsafe fn new_session_ticket(ret: usize, s: *mut Ssl) -> c_int {
     let call = call_of!(ret, s, 0);
+    show_held(&call);
     if let Some((_, conn)) = call.conn() {
         conn.mark(mark::WRITE_SLOW_ONCE);
     }

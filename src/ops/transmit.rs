@@ -64,7 +64,7 @@ impl Write<'_> {
             read: 0,
             write: errno,
             writes: true,
-            idle: false,
+            ..AtFd::default()
         };
         let outcome = self
             .call
@@ -310,7 +310,8 @@ pub unsafe fn write_ex(
     }
 }
 
-/// Its flags concern QUIC streams only.
+/// Its flags concern QUIC streams only. From 3.3 on libssl's SSL_write_ex ends in a
+/// jump to this function: such a nested call must reach the real one of this name.
 ///
 /// # Safety
 /// As libssl's.
@@ -322,14 +323,14 @@ pub unsafe fn write_ex2(
     flags: u64,
     done: *mut usize,
 ) -> c_int {
-    if flags == 0 {
-        // SAFETY: passed on.
-        return unsafe { write_ex(ret, s, buf, n, done) };
-    }
     // SAFETY: the program's own promise about `s`.
     let Some(call) = (unsafe { Call::of(ret, s) }) else {
         return 0;
     };
+    if flags == 0 && !call.is_nested() {
+        // SAFETY: passed on.
+        return unsafe { write_ex(ret, s, buf, n, done) };
+    }
     call.around(AtFd::default(), |t| {
         real_later!(t, SSL_write_ex2, 0, s, buf, n, flags, done)
     })
