@@ -88,6 +88,9 @@ static inline int alg_tls_tcp_piece(struct sock *sk, const struct bio_vec *bv,
 #define ALG_TLS_SENDPAGE	0
 #define ALG_TLS_MSG_SPLICE	MSG_SPLICE_PAGES
 #define MSG_SENDPAGE_NOTLAST	0
+#ifndef MSG_NO_SHARED_FRAGS
+#define MSG_NO_SHARED_FRAGS	0
+#endif
 
 static inline int alg_tls_tcp_piece(struct sock *sk, const struct bio_vec *bv,
 				    int flags, bool push)
