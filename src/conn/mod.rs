@@ -23,10 +23,13 @@
 //! an SSL's ex_data holds the id, never a pointer. What two threads may touch at
 //! once is atomic; the rest is behind one lock per direction.
 
+pub mod attach;
 pub mod discover;
 pub mod end;
+pub mod fast;
 pub mod lock;
 pub mod offload;
+pub mod proof;
 pub mod rx;
 pub mod secrets;
 pub mod slab;

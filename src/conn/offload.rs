@@ -11,20 +11,18 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{Connection, Dir, Half, Lane, discover, mark};
-use crate::backend::{Backend, CryptoInfo, alg};
+use super::{Connection, Dir, Half, Lane, mark};
+use crate::backend::{Backend, alg};
 use crate::config::{self, config};
-use crate::fdtable;
-use crate::keys::{self, Suite, TrafficKeys, Version};
-use crate::openssl::{self, ask::Live, ssl::Table};
+use crate::keys::{Suite, TrafficKeys, Version};
+use crate::openssl::{self, ask::Live};
 use crate::process::{self, Phase};
 use crate::reason::Reason;
-use crate::record::cipher::{PROOF_SPAN, RecordCipher};
 use crate::record::messages::FINISHED;
-use crate::record::stream::Stream;
 use crate::{boundary, errno};
 
-use super::rx::{DATA, HANDSHAKE, SEALED_MAX};
+use super::proof::{keys12, prove, suite_of};
+use super::rx::{DATA, HANDSHAKE};
 
 /// After so many records that no key opens, the direction stays with OpenSSL.
 const PATIENCE: u8 = 8;
@@ -35,14 +33,14 @@ const PADDING_BY_CONFIG: u64 = 0x3040_0000;
 const RECORD_LAYERS: u64 = 0x3020_0000;
 
 /// A direction that is ready to go.
-struct Ready {
-    keys: TrafficKeys,
+pub(super) struct Ready {
+    pub keys: TrafficKeys,
     /// Number of the next record.
-    seq: u64,
+    pub seq: u64,
     /// TLS 1.2 AES: explicit nonce of the next record we send.
-    nonce: [u8; 8],
+    pub nonce: [u8; 8],
     /// The stream's position when the proof was made.
-    at: (u64, u64),
+    pub at: (u64, u64),
 }
 
 enum Verdict {
@@ -391,151 +389,6 @@ impl Connection {
         }
     }
 
-    fn install(&self, suite: Suite, tx: Option<Ready>, rx: Option<Ready>, tx_max: u16) {
-        let (tx_fd, rx_fd) = (
-            self.tx.fd.load(Ordering::Acquire),
-            self.rx.fd.load(Ordering::Acquire),
-        );
-        let together = tx_fd >= 0 && rx_fd >= 0 && discover::same_socket(tx_fd, rx_fd);
-        if together {
-            self.attach(suite, tx_fd, tx, rx, tx_max);
-        } else {
-            self.attach(suite, tx_fd, tx, None, tx_max);
-            self.attach(suite, rx_fd, None, rx, 0);
-        }
-    }
-
-    fn attach(&self, suite: Suite, fd: i32, tx: Option<Ready>, rx: Option<Ready>, tx_max: u16) {
-        // Shut out raw calls, then see that none came between proof and here.
-        let still = |half: &Half, ready: &Ready| {
-            half.begin_switch()
-                && (half.position() == ready.at || {
-                    half.end_switch();
-                    false
-                })
-        };
-        let tx = tx.filter(|ready| still(&self.tx, ready));
-        let rx = rx.filter(|ready| still(&self.rx, ready));
-        let outcome = self.attach_shut(suite, fd, tx.as_ref(), rx.as_ref(), tx_max);
-        for (half, ready) in [(&self.tx, &tx), (&self.rx, &rx)] {
-            if ready.is_none() {
-                continue;
-            }
-            if let Err(e) = outcome {
-                half.refused_errno.store(e, Ordering::Relaxed);
-                half.refuse(Reason::AttachRefused);
-            }
-            half.end_switch();
-        }
-        if outcome.is_ok()
-            && let Some(mut secrets) = self.secrets.lock()
-        {
-            if let Some(ready) = tx {
-                secrets.tx = Some(ready.keys);
-            }
-            if let Some(ready) = rx {
-                secrets.rx = Some(ready.keys);
-            }
-        }
-    }
-
-    /// Raw calls of the directions concerned are shut out.
-    fn attach_shut(
-        &self,
-        suite: Suite,
-        fd: i32,
-        tx: Option<&Ready>,
-        rx: Option<&Ready>,
-        tx_max: u16,
-    ) -> Result<(), i32> {
-        if tx.is_none() && rx.is_none() {
-            return Ok(());
-        }
-        let (op, fresh) = self.op_for(suite, fd, tx.is_some())?;
-        let info = |ready: &Ready| -> CryptoInfo { ready.keys.crypto_info(ready.seq, ready.nonce) };
-        let (tx_info, rx_info) = (tx.map(info), rx.map(info));
-        // The sides are ready before the kernel is: afterwards nothing may fail.
-        let write = tx.map(|_| self.write.lock());
-        let read = rx.map(|_| self.read.lock());
-        let sides = !matches!(write, Some(None)) && !matches!(read, Some(None));
-        let attached = if sides {
-            alg().attach(op, fd, tx_info.as_ref(), rx_info.as_ref(), tx_max)
-        } else {
-            Err(libc::EAGAIN)
-        };
-        if let Err(e) = attached {
-            if fresh {
-                fdtable::clear(op);
-                crate::backend::sys::close(op);
-            }
-            return Err(e);
-        }
-        let cookie = crate::backend::sys::cookie(fd).unwrap_or(0);
-        if let Some(ready) = tx {
-            if let Some(Some(mut side)) = write {
-                side.begin(ready.seq);
-            }
-            let record = match tx_max {
-                0 => super::rx::PLAIN_MAX,
-                n => usize::from(n),
-            };
-            self.record.store(record, Ordering::Relaxed);
-            self.take_over(&self.tx, op, ready.seq, cookie);
-        }
-        if let Some(ready) = rx {
-            if let Some(Some(mut side)) = read {
-                side.begin(ready.seq);
-            }
-            self.take_over(&self.rx, op, ready.seq, cookie);
-        }
-        Ok(())
-    }
-
-    fn take_over(&self, half: &Half, op: i32, seq: u64, cookie: u64) {
-        half.cookie.store(cookie, Ordering::Relaxed);
-        half.op.store(op, Ordering::Release);
-        half.first_seq.store(seq, Ordering::Relaxed);
-        half.key_records.store(seq, Ordering::Relaxed);
-        self.unmark(mark::LIMIT_SEEN);
-        half.was_kernel.store(true, Ordering::Release);
-        half.closed.store(false, Ordering::Release);
-        half.set_lane(Lane::Kernel, Reason::Offloaded);
-    }
-
-    /// The op socket that belongs to this TCP socket, or a new one
-    /// (true).
-    fn op_for(&self, suite: Suite, fd: i32, for_tx: bool) -> Result<(i32, bool), i32> {
-        let (mine, other) = if for_tx {
-            (&self.tx, &self.rx)
-        } else {
-            (&self.rx, &self.tx)
-        };
-        // A renegotiated cipher of another kind needs another parent's op. Only
-        // one direction can be waiting for it: both change in one handshake.
-        if self.op_aead.swap(suite.aead as u8, Ordering::AcqRel) != suite.aead as u8
-            && other.lane() != Lane::Kernel
-        {
-            super::end::release_ops(self);
-        }
-        let own = mine.op.load(Ordering::Acquire);
-        if own >= 0 {
-            return Ok((own, false));
-        }
-        let theirs = other.op.load(Ordering::Acquire);
-        if theirs >= 0 && discover::same_socket(fd, other.fd.load(Ordering::Acquire)) {
-            return Ok((theirs, false));
-        }
-        let op = alg().open(suite.aead)?;
-        if !fdtable::set_own(op) {
-            crate::backend::sys::close(op);
-            return Err(libc::EMFILE);
-        }
-        for parent in alg().parents() {
-            fdtable::set_own(parent);
-        }
-        Ok((op, true))
-    }
-
     /// Which BIOs does the program use? Decides how EAGAIN is met (R4–R6).
     fn look_at_bios(&self, live: &Live) {
         if self.is(mark::BIOS_KNOWN) {
@@ -559,82 +412,4 @@ impl Connection {
         }
         self.mark(mark::BIOS_KNOWN);
     }
-}
-
-fn suite_of(live: &Live) -> Result<Suite, Reason> {
-    let version = Version::from_wire(live.version() as u16).ok_or(Reason::NotTls)?;
-    // SAFETY: the object is alive; the cipher belongs to the library.
-    let cipher = unsafe { (live.table.SSL_get_current_cipher)(live.ptr()) };
-    if cipher.is_null() {
-        return Err(Reason::UnknownCipher);
-    }
-    // SAFETY: as above.
-    let id = unsafe { (live.table.SSL_CIPHER_get_id)(cipher) };
-    Suite::from_id(version, id as u16).ok_or(Reason::UnknownCipher)
-}
-
-fn keys12(live: &Live, suite: Suite) -> Option<keys::Pair> {
-    let (table, s) = (live.table, live.ptr());
-    let mut master = keys::Secret::<48>::zero();
-    let (mut client, mut server) = ([0u8; 32], [0u8; 32]);
-    // SAFETY: the buffers are as long as said; the object and its session are alive.
-    unsafe {
-        let session = (table.SSL_get_session)(s);
-        if session.is_null()
-            || (table.SSL_SESSION_get_master_key)(session, master.bytes_mut().as_mut_ptr(), 48)
-                != 48
-            || (table.SSL_get_client_random)(s, client.as_mut_ptr(), 32) != 32
-            || (table.SSL_get_server_random)(s, server.as_mut_ptr(), 32) != 32
-        {
-            return None;
-        }
-    }
-    keys::traffic::tls12(table.crypto, suite, master.bytes(), &client, &server)
-}
-
-struct Proved {
-    seq: u64,
-    kind: u8,
-    first: Option<u8>,
-    padding: usize,
-    explicit: [u8; 8],
-}
-
-/// Opens the last whole record of the trace. Its number follows from how many
-/// records went by, less those of earlier keys, of which there are few.
-fn prove(
-    table: &'static Table,
-    keys: &TrafficKeys,
-    trace: &mut Stream,
-    generation: u32,
-    epoch: u64,
-) -> Option<Proved> {
-    let suite = keys.suite();
-    let mut cipher = RecordCipher::new(table.crypto, keys)?;
-    let record = trace.last()?;
-    let mut out = super::rx::sized(Vec::new(), SEALED_MAX)?;
-    let mut attempt = |seq: u64| {
-        let opened = cipher.open(seq, record, &mut out).ok()?;
-        Some(Proved {
-            seq,
-            kind: opened.kind,
-            first: out.first().copied().filter(|_| opened.len != 0),
-            padding: opened.padding,
-            explicit: opened.explicit,
-        })
-    };
-    let proved = if suite.version == Version::Tls12 {
-        attempt(trace.records_since_ccs().checked_sub(1)?)
-    } else if generation == 0 {
-        let newest = trace.records().checked_sub(1)?;
-        let likely = epoch
-            .checked_sub(1)
-            .and_then(|before| newest.checked_sub(before));
-        let others = (0..PROOF_SPAN).map_while(|back| newest.checked_sub(back));
-        likely.into_iter().chain(others).find_map(&mut attempt)
-    } else {
-        (0..PROOF_SPAN).find_map(&mut attempt)
-    };
-    zeroize::Zeroize::zeroize(&mut out);
-    proved
 }

@@ -12,7 +12,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{ConnId, Connection, Dir, Half, Lane, flag, mark};
+use super::{ConnId, Connection, Dir, Half, Lane, flag};
 use crate::backend::{Backend, alg};
 use crate::errno;
 use crate::keys::Version;
@@ -52,23 +52,23 @@ impl Queue {
             end: 0,
         }
     }
-    fn unread(&self) -> &[u8] {
+    pub(super) fn unread(&self) -> &[u8] {
         self.bytes.get(self.at..self.end).unwrap_or_default()
     }
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.at >= self.end
     }
-    fn skip(&mut self, n: usize) {
+    pub(super) fn skip(&mut self, n: usize) {
         self.at = self.at.saturating_add(n).min(self.end);
     }
     /// Takes the buffer out, at least `n` bytes long; None without memory. What
     /// was unread is given up.
-    fn take(&mut self, n: usize) -> Option<Vec<u8>> {
+    pub(super) fn take(&mut self, n: usize) -> Option<Vec<u8>> {
         (self.at, self.end) = (0, 0);
         sized(core::mem::take(&mut self.bytes), n)
     }
     /// Puts the buffer back with `n` unread bytes at its front.
-    fn put(&mut self, bytes: Vec<u8>, n: usize) {
+    pub(super) fn put(&mut self, bytes: Vec<u8>, n: usize) {
         self.end = n.min(bytes.len());
         self.at = 0;
         self.bytes = bytes;
@@ -90,10 +90,10 @@ pub struct ReadSide {
     /// Wire bytes that a detach gave back; raw reads get them first.
     staged: Queue,
     /// The virtual wire: at most one re-sealed record.
-    wire: Queue,
+    pub(super) wire: Queue,
     /// Decrypted and not yet read by the program.
-    hold: Queue,
-    scratch: Vec<u8>,
+    pub(super) hold: Queue,
+    pub(super) scratch: Vec<u8>,
     cipher: Option<RecordCipher>,
     /// OpenSSL's next read sequence number.
     pub seq: u64,
@@ -129,24 +129,15 @@ impl ReadSide {
     }
 }
 
-/// What the fast lane has to say.
-pub enum Fast {
-    Done(usize),
-    /// Let the real function run; the virtual wire serves it.
-    Slow,
-    /// Let the real function run, and meet this error at the fd.
-    Errno(i32),
-}
-
 /// The record cannot be had from the kernel: let OpenSSL judge the raw bytes.
-fn is_bad_record(e: i32) -> bool {
+pub(super) fn is_bad_record(e: i32) -> bool {
     matches!(
         e,
         libc::EBADMSG | libc::EPROTO | libc::EMSGSIZE | libc::ECONNABORTED | libc::ESTRPIPE
     )
 }
 
-fn iov(bytes: &mut [u8]) -> libc::iovec {
+pub(super) fn iov(bytes: &mut [u8]) -> libc::iovec {
     libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
         iov_len: bytes.len(),
@@ -172,131 +163,6 @@ fn scatter(to: &[libc::iovec], mut from: &[u8]) -> usize {
 }
 
 impl Connection {
-    /// SSL_read or SSL_peek on the fast lane. `out` is the program's buffer. The
-    /// caller has checked `read_is_fast`.
-    pub fn fast_read(&self, out: &mut [u8], peek: bool) -> Fast {
-        if self.held.load(Ordering::Acquire) != 0 {
-            return self.read_held(out, peek);
-        }
-        let op = self.rx.op.load(Ordering::Acquire);
-        if out.len() >= PLAIN_MAX && !peek {
-            // SAFETY: `out` is as long as said.
-            return match unsafe { alg().recv(op, out.as_mut_ptr(), out.len(), 0) } {
-                Ok(0) => Fast::Slow,
-                Ok(n) => {
-                    Half::add(&self.rx.fast_bytes, n);
-                    Half::add(&self.rx.fast_calls, 1);
-                    Fast::Done(n)
-                }
-                Err(e) => self.fast_error(e),
-            };
-        }
-        self.read_one(op, out, peek)
-    }
-
-    fn fast_error(&self, e: i32) -> Fast {
-        if matches!(
-            e,
-            libc::EIO | libc::ENODATA | libc::ENOTCONN | libc::EKEYEXPIRED
-        ) {
-            return Fast::Slow;
-        }
-        if is_bad_record(e) {
-            self.rx_to_raw(Reason::BadRecord);
-            return Fast::Slow;
-        }
-        Fast::Errno(e)
-    }
-
-    fn read_held(&self, out: &mut [u8], peek: bool) -> Fast {
-        let Some(mut side) = self.read.lock() else {
-            return Fast::Errno(libc::EAGAIN);
-        };
-        let have = side.hold.unread();
-        let n = have.len().min(out.len());
-        if let (Some(to), Some(from)) = (out.get_mut(..n), have.get(..n)) {
-            to.copy_from_slice(from);
-        }
-        if !peek {
-            side.hold.skip(n);
-            self.held.store(side.hold.unread().len(), Ordering::Release);
-        }
-        Fast::Done(n)
-    }
-
-    /// One whole record: what fits goes to the program, the rest is held (R17).
-    fn read_one(&self, op: i32, out: &mut [u8], peek: bool) -> Fast {
-        let Some(mut hold) = self
-            .read
-            .lock()
-            .and_then(|mut side| side.hold.take(PLAIN_MAX))
-        else {
-            return Fast::Slow;
-        };
-        let direct = if peek { 0 } else { out.len() };
-        let pieces = [iov(out), iov(&mut hold)];
-        let into = if peek {
-            pieces.get(1..)
-        } else {
-            pieces.get(..)
-        };
-        // SAFETY: both pieces are exclusively borrowed.
-        let got = unsafe { alg().recv_record(op, into.unwrap_or_default(), 0) };
-        let Some(mut side) = self.read.lock() else {
-            // A record is taken and cannot be put down.
-            self.poison();
-            return Fast::Errno(libc::ECONNRESET);
-        };
-        match got {
-            Ok((DATA, n)) => {
-                side.hold.put(hold, n.saturating_sub(direct));
-                self.held.store(side.hold.unread().len(), Ordering::Release);
-                Half::add(&self.rx.fast_bytes, n);
-                Half::add(&self.rx.fast_calls, 1);
-                drop(side);
-                if peek {
-                    self.read_held(out, true)
-                } else {
-                    Fast::Done(n.min(direct))
-                }
-            }
-            Ok((0, _)) => {
-                side.hold.put(hold, 0);
-                Fast::Slow
-            }
-            Ok((kind, n)) => {
-                // A control record lies where data was expected: move it to the
-                // virtual wire and let OpenSSL read it there.
-                let front = n.min(direct);
-                let mut payload = core::mem::take(&mut side.scratch);
-                payload.clear();
-                let whole = payload.try_reserve_exact(n).is_ok();
-                if let (true, Some(head), Some(tail)) =
-                    (whole, out.get(..front), hold.get(..n - front))
-                {
-                    payload.extend_from_slice(head);
-                    payload.extend_from_slice(tail);
-                }
-                side.hold.put(hold, 0);
-                let pushed = if payload.len() == n {
-                    self.push(&mut side, kind, &payload)
-                } else {
-                    Err(libc::ENOMEM)
-                };
-                side.scratch = payload;
-                match pushed {
-                    Ok(()) => Fast::Slow,
-                    Err(e) => Fast::Errno(e),
-                }
-            }
-            Err(e) => {
-                side.hold.put(hold, 0);
-                drop(side);
-                self.fast_error(e)
-            }
-        }
-    }
-
     /// libc's read family on the receiving fd, in any lane.
     pub fn libc_recv(
         &self,
@@ -481,7 +347,7 @@ impl Connection {
 
     /// Puts one record on the virtual wire, and does what its content means for
     /// the kernel's keys. The wire is empty.
-    fn push(&self, side: &mut ReadSide, kind: u8, payload: &[u8]) -> Result<(), i32> {
+    pub(super) fn push(&self, side: &mut ReadSide, kind: u8, payload: &[u8]) -> Result<(), i32> {
         let sealed = self.seal(side, kind, payload);
         if sealed.is_none() {
             return Err(libc::ENOMEM);
@@ -545,29 +411,6 @@ impl Connection {
         Some(())
     }
 
-    /// Before SSL_shutdown waits for the peer, OpenSSL must see what was not read:
-    /// it would answer "application data after close notify" (WIRE: give back).
-    pub fn give_back_held(&self) {
-        if self.held.load(Ordering::Acquire) == 0 || self.rx.lane() != Lane::Kernel {
-            return;
-        }
-        let Some(mut side) = self.read.lock() else {
-            return;
-        };
-        if !side.wire.is_empty() {
-            return;
-        }
-        let mut payload = Vec::new();
-        if payload.try_reserve_exact(side.hold.unread().len()).is_err() {
-            return;
-        }
-        payload.extend_from_slice(side.hold.unread());
-        if self.push(&mut side, DATA, &payload).is_ok() {
-            side.hold.skip(payload.len());
-            self.held.store(0, Ordering::Release);
-        }
-    }
-
     /// Stops receiving in the kernel; OpenSSL reads the wire itself from here.
     pub fn rx_to_raw(&self, reason: Reason) {
         if let Some(mut side) = self.read.lock() {
@@ -628,12 +471,5 @@ impl Connection {
         half.key_records.store(0, Ordering::Relaxed);
         half.rekeys.fetch_add(1, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// The first read after a failed one goes through the program's own BIO (R5).
-    pub fn read_failed(&self) {
-        if self.is(mark::WARY_READ) {
-            self.mark(mark::READ_SLOW_ONCE);
-        }
     }
 }

@@ -7,7 +7,7 @@
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::Ordering;
 
-use crate::conn::rx::Fast;
+use crate::conn::fast::Fast;
 use crate::conn::{Connection, Half, Lane, flag, mark};
 use crate::openssl::ask::Live;
 use crate::openssl::{SSL_MODE_ASYNC, SSL_RECEIVED_SHUTDOWN, Ssl, ssl::Table};
