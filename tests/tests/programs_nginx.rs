@@ -578,7 +578,7 @@ fn wrk_and_nginx_in_every_mix() {
             let server = nginx(&lab, side);
             let wrk = lab
                 .program(client, "/usr/bin/wrk")
-                .args("-t 1 -c 16 -d 1s")
+                .args("-t 1 -c 16 -d 5s --timeout 30s")
                 .arg(url(&server, 20_000))
                 .run()
                 .good();

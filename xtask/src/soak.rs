@@ -78,9 +78,21 @@ impl Soak {
 /// Built apart: the workspace's release profile optimises for the shim, and takes minutes.
 fn tester(target: &Path) -> Result<PathBuf> {
     let mut build = cargo();
-    build.args(["build", "--quiet", "--release", "--package", "ktlsshim-soak", "--target-dir"]);
+    build.args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "ktlsshim-soak",
+        "--target-dir",
+    ]);
     build.arg(target);
-    for (name, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "0"), ("OPT_LEVEL", "2")] {
+    for (name, value) in [
+        ("LTO", "off"),
+        ("CODEGEN_UNITS", "16"),
+        ("DEBUG", "0"),
+        ("OPT_LEVEL", "2"),
+    ] {
         build.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
     }
     if !build.status().context("cannot run cargo")?.success() {
@@ -96,7 +108,10 @@ fn foreign(target: &Path, version: &str) -> Result<String> {
     // Merged /usr or not.
     let linker = ["usr/lib64", "lib64"].map(|dir| root.join(dir).join("ld-linux-x86-64.so.2"));
     let Some(linker) = linker.iter().find(|path| path.exists()) else {
-        bail!("no OpenSSL {version}: {} is not a root file system that has libssl and its headers", root.display());
+        bail!(
+            "no OpenSSL {version}: {} is not a root file system that has libssl and its headers",
+            root.display()
+        );
     };
     let library = ["libssl.so.4", "libssl.so.3", "libssl.so.1.1"]
         .iter()
@@ -119,5 +134,9 @@ fn foreign(target: &Path, version: &str) -> Result<String> {
     )?;
     let older = root.join("lib/x86_64-linux-gnu");
     let path = format!("{}:{}", libraries.display(), older.display());
-    Ok(format!("{} --library-path {path} {}", linker.display(), endpoint.display()))
+    Ok(format!(
+        "{} --library-path {path} {}",
+        linker.display(),
+        endpoint.display()
+    ))
 }
