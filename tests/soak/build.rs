@@ -17,6 +17,12 @@ fn main() {
         .args(["endpoint.c", "-lssl", "-lcrypto"])
         .status()
         .expect("a C compiler (gcc)");
-    assert!(status.success(), "endpoint.c does not compile (needs libssl-dev)");
-    println!("cargo:rustc-env=KTLSSHIM_SOAK_ENDPOINT={}", endpoint.display());
+    assert!(
+        status.success(),
+        "endpoint.c does not compile (needs libssl-dev)"
+    );
+    println!(
+        "cargo:rustc-env=KTLSSHIM_SOAK_ENDPOINT={}",
+        endpoint.display()
+    );
 }

@@ -464,7 +464,7 @@ impl Running {
 
     /// Waits for the end, at most [`PATIENCE`].
     pub fn wait(mut self) -> Outcome {
-        if matches!(self.wait_until(Instant::now() + PATIENCE), None) {
+        if self.wait_until(Instant::now() + PATIENCE).is_none() {
             panic!(
                 "{}: still running after {PATIENCE:?}\n{}",
                 self.label,

@@ -163,7 +163,7 @@ pub fn said(outcome: &Outcome, who: &str) -> Vec<String> {
 }
 
 /// The shimmed sides' lines, of which there must be one per connection.
-pub fn shimmed<'a>(mix: (Side, Side), evidence: &'a Evidence, connections: usize) -> Vec<&'a Line> {
+pub fn shimmed(mix: (Side, Side), evidence: &Evidence, connections: usize) -> Vec<&Line> {
     let count = |side, lines: &[Line]| {
         assert_eq!(
             lines.len(),

@@ -647,7 +647,7 @@ mod load {
     fn connect(port: u16, turn: usize) -> SslStream<TcpStream> {
         let mut builder = SslConnector::builder(SslMethod::tls()).expect("a connector");
         builder.set_verify(SslVerifyMode::NONE);
-        let version = if turn % 2 == 0 {
+        let version = if turn.is_multiple_of(2) {
             SslVersion::TLS1_3
         } else {
             SslVersion::TLS1_2

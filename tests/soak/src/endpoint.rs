@@ -40,7 +40,10 @@ impl Endpoint {
         let (program, before) = launch.command.split_first().context("no endpoint")?;
         let mut command = Command::new(program);
         command.args(before).arg(&launch.cert).arg(&launch.key);
-        command.env_remove("LD_PRELOAD").env_remove("KTLSSHIM_LOG").env_remove("SSLKEYLOGFILE");
+        command
+            .env_remove("LD_PRELOAD")
+            .env_remove("KTLSSHIM_LOG")
+            .env_remove("SSLKEYLOGFILE");
         command.envs(launch.env.iter().map(|(k, v)| (k, v)));
         if let Some(shim) = &launch.shim {
             command.env("LD_PRELOAD", shim);
@@ -50,12 +53,20 @@ impl Endpoint {
             command.env("KTLSSHIM_LOG", log);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot run {program}"))?;
         let to = child.stdin.take().context("stdin")?;
         let from = child.stdout.take().context("stdout")?;
         let fd = from.as_raw_fd();
         // SAFETY: plain fcntl on our own pipe.
-        unsafe { libc::fcntl(fd, libc::F_SETFL, libc::fcntl(fd, libc::F_GETFL) | libc::O_NONBLOCK) };
+        unsafe {
+            libc::fcntl(
+                fd,
+                libc::F_SETFL,
+                libc::fcntl(fd, libc::F_GETFL) | libc::O_NONBLOCK,
+            )
+        };
         let mut endpoint = Endpoint {
             launch: launch.clone(),
             child,
@@ -109,7 +120,8 @@ impl Endpoint {
             Ok(n) => {
                 for byte in &room[..n] {
                     if *byte == b'\n' {
-                        let line = String::from_utf8_lossy(&std::mem::take(&mut self.partial)).into_owned();
+                        let line = String::from_utf8_lossy(&std::mem::take(&mut self.partial))
+                            .into_owned();
                         self.lines.push_back(line);
                     } else {
                         self.partial.push(*byte);
@@ -124,7 +136,9 @@ impl Endpoint {
 
     /// What the shim has logged since the last time.
     pub fn new_log(&mut self) -> String {
-        let Some(path) = &self.launch.log else { return String::new() };
+        let Some(path) = &self.launch.log else {
+            return String::new();
+        };
         let text = std::fs::read(path).unwrap_or_default();
         let new = String::from_utf8_lossy(text.get(self.log_at..).unwrap_or_default()).into_owned();
         self.log_at = text.len();

@@ -52,7 +52,11 @@ pub fn program(seed: u64, without: &Without) -> Program {
         lag: [false; 2],
     };
     maker.fill();
-    Program { seed, setup: maker.setup, steps: maker.steps }
+    Program {
+        seed,
+        setup: maker.setup,
+        steps: maker.steps,
+    }
 }
 
 fn setup(rng: &mut Rng, without: &Without) -> Setup {
@@ -68,18 +72,34 @@ fn setup(rng: &mut Rng, without: &Without) -> Setup {
         suite: suites[rng.weighted(&[40, 20, 20, 20])].to_owned(),
         ends,
         tickets: rng.below(3) as u8,
-        refuse_renegotiation: if rng.chance(15) { 1 + rng.below(3) as u8 } else { 0 },
+        refuse_renegotiation: if rng.chance(15) {
+            1 + rng.below(3) as u8
+        } else {
+            0
+        },
         ask_certificate: rng.chance(10),
         client_certificate: rng.chance(60),
-        fragment_length: if rng.chance(6) { 1 + rng.below(4) as u8 } else { 0 },
+        fragment_length: if rng.chance(6) {
+            1 + rng.below(4) as u8
+        } else {
+            0
+        },
         eof_is_fine: rng.chance(20),
     }
 }
 
 fn end(rng: &mut Rng, without: &Without) -> End {
     let io = [Io::Socket, Io::Own, Io::Buffer][rng.weighted(&[60, 25, 15])];
-    let io = if without.has("own-bio") && io == Io::Own { Io::Socket } else { io };
-    let io = if without.has("buffer-bio") && io == Io::Buffer { Io::Socket } else { io };
+    let io = if without.has("own-bio") && io == Io::Own {
+        Io::Socket
+    } else {
+        io
+    };
+    let io = if without.has("buffer-bio") && io == Io::Buffer {
+        Io::Socket
+    } else {
+        io
+    };
     let style = rng.weighted(&[65, 20, 15]);
     let read_ahead = rng.chance(8);
     End {
@@ -89,7 +109,11 @@ fn end(rng: &mut Rng, without: &Without) -> End {
         timeout: if style == 1 { 15 } else { 0 },
         use_ex: rng.chance(30),
         read_ahead: read_ahead && !without.has("read-ahead"),
-        max_fragment: if rng.chance(25) { 512 + rng.size(16384 - 512) as u16 } else { 0 },
+        max_fragment: if rng.chance(25) {
+            512 + rng.size(16384 - 512) as u16
+        } else {
+            0
+        },
         send_buffer: [131_072, 4608, 30_000][rng.weighted(&[70, 15, 15])],
         receive_buffer: [4 << 20, 9000, 20_000][rng.weighted(&[80, 10, 10])],
     }
@@ -97,7 +121,11 @@ fn end(rng: &mut Rng, without: &Without) -> End {
 
 impl Maker<'_> {
     fn side(&mut self) -> Side {
-        if self.rng.chance(50) { Side::Client } else { Side::Server }
+        if self.rng.chance(50) {
+            Side::Client
+        } else {
+            Side::Server
+        }
     }
 
     fn may(&self, what: &str) -> bool {
@@ -204,7 +232,11 @@ impl Maker<'_> {
                 let step = Step::Renegotiate {
                     by: side,
                     short: self.rng.chance(30),
-                    suite: if self.rng.chance(30) { Some(self.rng.pick(&SUITES12).to_owned()) } else { None },
+                    suite: if self.rng.chance(30) {
+                        Some(self.rng.pick(&SUITES12).to_owned())
+                    } else {
+                        None
+                    },
                     ask: self.rng.chance(30),
                 };
                 self.steps.push(step);
@@ -255,10 +287,8 @@ impl Maker<'_> {
             16 => self.add(side, Op::HasPending),
             17 => self.add(side, Op::Handshake),
             18 => self.add(side, Op::State),
-            19 if self.may("half-close") => {
-                if self.rng.chance(50) {
-                    self.add(side, Op::Shutdown);
-                }
+            19 if self.may("half-close") && self.rng.chance(50) => {
+                self.add(side, Op::Shutdown);
             }
             20 if self.may("damage") && self.rng.chance(40) => {
                 self.steps.push(Step::Damage { to: side.other() });
@@ -276,12 +306,18 @@ impl Maker<'_> {
         for list in &mut deeds {
             for _ in 0..self.rng.below(5) {
                 let update = self.setup.tls13 && !self.without.has("key-update");
-                list.push(match self.rng.weighted(&[60, 10, if update { 30 } else { 0 }]) {
-                    0 => Deed::Write(self.rng.size(120_000) as u32),
-                    1 if !self.without.has("sendfile") => Deed::SendFile(1 + self.rng.size(60_000) as u32),
-                    2 => Deed::KeyUpdate { ask: self.rng.chance(50) },
-                    _ => Deed::Write(100),
-                });
+                list.push(
+                    match self.rng.weighted(&[60, 10, if update { 30 } else { 0 }]) {
+                        0 => Deed::Write(self.rng.size(120_000) as u32),
+                        1 if !self.without.has("sendfile") => {
+                            Deed::SendFile(1 + self.rng.size(60_000) as u32)
+                        }
+                        2 => Deed::KeyUpdate {
+                            ask: self.rng.chance(50),
+                        },
+                        _ => Deed::Write(100),
+                    },
+                );
             }
         }
         self.steps.push(Step::Together(deeds));
@@ -298,7 +334,9 @@ impl Maker<'_> {
         for _ in 0..self.rng.below(4) {
             let op = match self.rng.below(6) {
                 0 if reads => Op::ReadOnce(100),
-                1 if self.setup.tls13 && self.may("park-key-update") => Op::KeyUpdate { ask: self.rng.chance(50) },
+                1 if self.setup.tls13 && self.may("park-key-update") => Op::KeyUpdate {
+                    ask: self.rng.chance(50),
+                },
                 2 => Op::HasPending,
                 3 if !reads && self.setup.tls13 && self.may("park-ticket") => Op::Ticket,
                 4 if reads => Op::Peek(50),
@@ -382,6 +420,9 @@ mod tests {
             assert_eq!(one, program(seed, &Without::default()));
             assert_eq!(one, Program::parse(&one.text()).expect("its own text"));
         }
-        assert_ne!(program(1, &Without::default()).steps, program(2, &Without::default()).steps);
+        assert_ne!(
+            program(1, &Without::default()).steps,
+            program(2, &Without::default()).steps
+        );
     }
 }

@@ -54,9 +54,14 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     let shim = match cli.plain {
         true => None,
-        false => Some(PathBuf::from(std::env::var_os("KTLSSHIM").context("KTLSSHIM names the shim; or --plain")?)),
+        false => Some(PathBuf::from(
+            std::env::var_os("KTLSSHIM").context("KTLSSHIM names the shim; or --plain")?,
+        )),
     };
-    let endpoint = cli.endpoint.clone().unwrap_or_else(|| env!("KTLSSHIM_SOAK_ENDPOINT").to_owned());
+    let endpoint = cli
+        .endpoint
+        .clone()
+        .unwrap_or_else(|| env!("KTLSSHIM_SOAK_ENDPOINT").to_owned());
     let options = Options {
         endpoint: endpoint.split(' ').map(str::to_owned).collect(),
         shim,
@@ -70,10 +75,15 @@ fn main() -> Result<()> {
         return replay(&options, &std::fs::read_to_string(path)?);
     }
     let seed = cli.seed.unwrap_or_else(|| {
-        std::time::UNIX_EPOCH.elapsed().map_or(1, |d| d.as_secs() * 1_000_000)
+        std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(1, |d| d.as_secs() * 1_000_000)
     });
     if cli.print {
-        print!("{}", ktlsshim_soak::generate::program(seed, &options.without).text());
+        print!(
+            "{}",
+            ktlsshim_soak::generate::program(seed, &options.without).text()
+        );
         return Ok(());
     }
     println!("soak: seed {seed}, {} workers", cli.workers);
@@ -84,15 +94,27 @@ fn main() -> Result<()> {
     std::thread::scope(|scope| -> Result<()> {
         let mut workers = Vec::new();
         for worker in 0..cli.workers {
-            let (options, next, total, cli) = (Options { worker, ..options.clone() }, &next, &total, &cli);
+            let (options, next, total, cli) = (
+                Options {
+                    worker,
+                    ..options.clone()
+                },
+                &next,
+                &total,
+                &cli,
+            );
             workers.push(scope.spawn(move || work(options, cli, seed, until, next, total)));
         }
         for worker in workers {
-            worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))??;
+            worker
+                .join()
+                .map_err(|_| anyhow::anyhow!("a worker panicked"))??;
         }
         Ok(())
     })?;
-    let total = total.into_inner().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
+    let total = total
+        .into_inner()
+        .map_err(|_| anyhow::anyhow!("a worker panicked"))?;
     print!("{}", total.table());
     println!("{:>12.0} seconds", started.elapsed().as_secs_f64());
     let nothing = total.programs == 0 || (!cli.plain && total.counted == 0);
@@ -123,7 +145,9 @@ fn work(
         let program = soak.make(seed + n);
         let outcome = soak.try_program(&program);
         let (differences, programs) = {
-            let Ok(mut total) = total.lock() else { return Ok(()) };
+            let Ok(mut total) = total.lock() else {
+                return Ok(());
+            };
             total.add(&outcome.tally);
             (total.differences, total.programs)
         };

@@ -59,12 +59,16 @@ impl KeyLog {
     fn get(&self, label: &str, random: &[u8]) -> Result<&[u8], String> {
         let random: String = random.iter().map(|b| format!("{b:02x}")).collect();
         let found = self.0.get(&(label.to_owned(), random.clone()));
-        found.map(Vec::as_slice).ok_or_else(|| format!("the key log has no {label} for {random}"))
+        found
+            .map(Vec::as_slice)
+            .ok_or_else(|| format!("the key log has no {label} for {random}"))
     }
 }
 
 fn unhex(s: &str) -> Vec<u8> {
-    (0..s.len() / 2).filter_map(|i| u8::from_str_radix(s.get(2 * i..2 * i + 2)?, 16).ok()).collect()
+    (0..s.len() / 2)
+        .filter_map(|i| u8::from_str_radix(s.get(2 * i..2 * i + 2)?, 16).ok())
+        .collect()
 }
 
 /// A direction, read on as far as the other one allows.
@@ -130,9 +134,15 @@ pub fn judge(captured: &[Vec<u8>; 2], keylog: &[String]) -> Result<[Seen; 2], St
         if way.closed {
             way.seen.clear_bytes = rest as u64;
         } else if rest > 0 {
-            let whole = way.wire.get(way.at..way.at + 5).is_some_and(|h| rest >= 5 + peer::length(h));
+            let whole = way
+                .wire
+                .get(way.at..way.at + 5)
+                .is_some_and(|h| rest >= 5 + peer::length(h));
             if whole {
-                return Err(format!("side {side}: whole records at byte {} that no key is known for", way.at));
+                return Err(format!(
+                    "side {side}: whole records at byte {} that no key is known for",
+                    way.at
+                ));
             }
             way.seen.tail = rest;
         }
@@ -149,9 +159,13 @@ impl Reading<'_> {
             if way.closed {
                 return Ok(moved);
             }
-            let Some(head) = way.wire.get(way.at..way.at + 5) else { return Ok(moved) };
+            let Some(head) = way.wire.get(way.at..way.at + 5) else {
+                return Ok(moved);
+            };
             let end = way.at + 5 + peer::length(head);
-            let Some(record) = way.wire.get(way.at..end) else { return Ok(moved) };
+            let Some(record) = way.wire.get(way.at..end) else {
+                return Ok(moved);
+            };
             if side == 1 && is_whole(&way.messages) && way.messages.first() == Some(&2) {
                 // The ServerHello there answers a ClientHello that is not read yet.
                 if !self.asked {
@@ -166,7 +180,11 @@ impl Reading<'_> {
             }
             let at = way.at;
             self.record(side, record).map_err(|e| {
-                format!("{} record {} at byte {at}: {e}", ["client's", "server's"][side], self.ways[side].seen.records)
+                format!(
+                    "{} record {} at byte {at}: {e}",
+                    ["client's", "server's"][side],
+                    self.ways[side].seen.records
+                )
             })?;
             self.ways[side].at = end;
             moved = true;
@@ -201,23 +219,34 @@ impl Reading<'_> {
             way.seen.records += 1;
             return self.content(side, record[0], body);
         }
-        let Some(half) = &mut way.half else { return Err("no keys".into()) };
+        let Some(half) = &mut way.half else {
+            return Err("no keys".into());
+        };
         let mut keys = half.keys().clone();
         if keys.explicit_nonce() {
-            let Some(wire) = record.get(5..13) else { return Err("shorter than its nonce".into()) };
+            let Some(wire) = record.get(5..13) else {
+                return Err("shorter than its nonce".into());
+            };
             let explicit = u64::from_be_bytes(wire.try_into().expect("eight"));
             if !self.nonces.add(&keys.key, nonce(&keys, Some(explicit))) {
-                return Err(format!("key and nonce {explicit:#x} are on the wire already"));
+                return Err(format!(
+                    "key and nonce {explicit:#x} are on the wire already"
+                ));
             }
             if way.fresh {
                 keys.set_nonce(explicit);
                 *half = Half::new(keys);
             }
         } else if !self.nonces.add(&keys.key, nonce(&keys, None)) {
-            return Err(format!("key and nonce of record {} are on the wire already", keys.seq));
+            return Err(format!(
+                "key and nonce of record {} are on the wire already",
+                keys.seq
+            ));
         }
         way.fresh = false;
-        let opened = half.open(record).map_err(|e| format!("number {}: {e:?}", half.seq()))?;
+        let opened = half
+            .open(record)
+            .map_err(|e| format!("number {}: {e:?}", half.seq()))?;
         way.seen.records += 1;
         self.content(side, opened.kind, opened.data)
     }
@@ -258,7 +287,9 @@ impl Reading<'_> {
     /// Takes the whole messages, up to a ServerHello that comes too early for us.
     fn messages(&mut self, side: usize) -> Result<(), String> {
         while self.asked || self.ways[side].messages.first() != Some(&2) {
-            let Some(message) = self.message(side) else { break };
+            let Some(message) = self.message(side) else {
+                break;
+            };
             self.learn(side, &message)?;
         }
         Ok(())
@@ -303,9 +334,16 @@ impl Reading<'_> {
                 let suite = self.suite.ok_or("no suite")?;
                 let secret = suite.next(&way.secret);
                 let label = ["CLIENT", "SERVER"][side];
-                let label = format!("{label}_TRAFFIC_SECRET_{}", self.ways[side].seen.key_updates);
+                let label = format!(
+                    "{label}_TRAFFIC_SECRET_{}",
+                    self.ways[side].seen.key_updates
+                );
                 // OpenSSL 1.1.1 does not log these; where they are, they must agree.
-                if self.log.get(&label, &self.client_random).is_ok_and(|logged| logged != secret) {
+                if self
+                    .log
+                    .get(&label, &self.client_random)
+                    .is_ok_and(|logged| logged != secret)
+                {
                     return Err(format!("{label} is not what follows from the one before"));
                 }
                 self.install(side, secret);
@@ -325,18 +363,28 @@ impl Reading<'_> {
     fn server_hello(&mut self, message: &[u8]) -> Result<(), String> {
         self.server_random = message.get(6..38).ok_or("a short ServerHello")?.to_vec();
         let session = usize::from(*message.get(38).ok_or("a short ServerHello")?);
-        let id = message.get(39 + session..41 + session).ok_or("a short ServerHello")?;
+        let id = message
+            .get(39 + session..41 + session)
+            .ok_or("a short ServerHello")?;
         let id = u16::from_be_bytes([id[0], id[1]]);
         let suite = Suite::of(id).ok_or_else(|| format!("suite {id:#06x}"))?;
         self.suite = Some(suite);
         if suite.version == Version::Tls13 {
-            for (side, label) in ["CLIENT_HANDSHAKE_TRAFFIC_SECRET", "SERVER_HANDSHAKE_TRAFFIC_SECRET"].into_iter().enumerate() {
+            for (side, label) in [
+                "CLIENT_HANDSHAKE_TRAFFIC_SECRET",
+                "SERVER_HANDSHAKE_TRAFFIC_SECRET",
+            ]
+            .into_iter()
+            .enumerate()
+            {
                 let secret = self.log.get(label, &self.client_random)?.to_vec();
                 self.install(side, secret);
             }
         } else {
             // A handshake that fails is not logged: then no ChangeCipherSpec may come.
-            let Ok(master) = self.log.get("CLIENT_RANDOM", &self.client_random) else { return Ok(()) };
+            let Ok(master) = self.log.get("CLIENT_RANDOM", &self.client_random) else {
+                return Ok(());
+            };
             let [client, server] = suite.pair(master, &self.client_random, &self.server_random);
             self.ways[0].next = Some(client);
             self.ways[1].next = Some(server);
@@ -359,7 +407,10 @@ fn nonce(keys: &Keys, explicit: Option<u64>) -> [u8; 12] {
     let mut nonce = keys.iv;
     match explicit {
         Some(explicit) => nonce[4..].copy_from_slice(&explicit.to_be_bytes()),
-        None => nonce[4..].iter_mut().zip(keys.seq.to_be_bytes()).for_each(|(n, s)| *n ^= s),
+        None => nonce[4..]
+            .iter_mut()
+            .zip(keys.seq.to_be_bytes())
+            .for_each(|(n, s)| *n ^= s),
     }
     nonce
 }
@@ -401,15 +452,28 @@ mod tests {
         let mut halves = [Half::new(c), Half::new(s)];
         let hello = |random: &[u8], rest: &[u8]| [&[3, 3], random, rest].concat();
         let mut captured = [
-            clear(HANDSHAKE, &message(1, &hello(&client, &[0, 0, 2, 0xc0, 0x2b, 1, 0]))),
-            clear(HANDSHAKE, &message(2, &hello(&server, &[&[0][..], &id.to_be_bytes(), &[0]].concat()))),
+            clear(
+                HANDSHAKE,
+                &message(1, &hello(&client, &[0, 0, 2, 0xc0, 0x2b, 1, 0])),
+            ),
+            clear(
+                HANDSHAKE,
+                &message(
+                    2,
+                    &hello(&server, &[&[0][..], &id.to_be_bytes(), &[0]].concat()),
+                ),
+            ),
         ];
         for side in 0..2 {
             captured[side].extend(clear(CCS, &[1]));
             captured[side].extend(halves[side].seal(HANDSHAKE, &message(20, &[0; 12]), 0));
         }
         let keylog = vec![format!("CLIENT_RANDOM {} {}", hex(&client), hex(&master))];
-        Made { captured, keylog, halves }
+        Made {
+            captured,
+            keylog,
+            halves,
+        }
     }
 
     #[test]
@@ -423,7 +487,10 @@ mod tests {
             made.captured[1].extend(made.halves[1].seal(ALERT, &[1, 0], 0));
             made.captured[1].extend(b"clear");
             let seen = judge(&made.captured, &made.keylog).unwrap();
-            assert_eq!((seen[0].data_bytes, seen[1].data_bytes, seen[1].clear_bytes), (1000, 5000, 5));
+            assert_eq!(
+                (seen[0].data_bytes, seen[1].data_bytes, seen[1].clear_bytes),
+                (1000, 5000, 5)
+            );
             assert_eq!((seen[0].handshakes, seen[1].handshakes), (1, 1));
         }
     }
@@ -461,7 +528,11 @@ mod tests {
         let mut made = made12(0xcca9);
         made.halves[0].seal(DATA, b"lost", 0);
         made.captured[0].extend(made.halves[0].seal(DATA, b"next", 0));
-        assert!(judge(&made.captured, &made.keylog).unwrap_err().contains("Tag"));
+        assert!(
+            judge(&made.captured, &made.keylog)
+                .unwrap_err()
+                .contains("Tag")
+        );
 
         let mut made = made12(0xc02b);
         made.captured[1].extend(made.halves[1].seal(DATA, b"data", 0));

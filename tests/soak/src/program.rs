@@ -103,10 +103,17 @@ pub enum Op {
     ReadOnce(u32),
     Peek(u32),
     /// So many hundredths of what is there, in calls of at most `piece` bytes.
-    ReadPart { percent: u8, piece: u32 },
-    ReadAll { piece: u32 },
+    ReadPart {
+        percent: u8,
+        piece: u32,
+    },
+    ReadAll {
+        piece: u32,
+    },
     HasPending,
-    KeyUpdate { ask: bool },
+    KeyUpdate {
+        ask: bool,
+    },
     Handshake,
     Ticket,
     AskCertificate,
@@ -132,11 +139,22 @@ pub enum Step {
     Together([Vec<Deed>; 2]),
     /// Two round trips, after which no KeyUpdate waits for its answer.
     Barrier,
-    Renegotiate { by: Side, short: bool, suite: Option<String>, ask: bool },
+    Renegotiate {
+        by: Side,
+        short: bool,
+        suite: Option<String>,
+        ask: bool,
+    },
     /// How the wire towards this side is cut, and whether bytes wait for a reader.
-    Wire { to: Side, cut: Cut, lag: bool },
+    Wire {
+        to: Side,
+        cut: Cut,
+        lag: bool,
+    },
     /// The last byte of what the next write to this side puts on the wire is damaged.
-    Damage { to: Side },
+    Damage {
+        to: Side,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -163,7 +181,9 @@ impl Program {
 
     pub fn parse(text: &str) -> anyhow::Result<Program> {
         let mut lines = text.lines().filter(|l| !l.trim().is_empty());
-        let seed = lines.next().and_then(|l| l.strip_prefix("seed ")?.trim().parse().ok());
+        let seed = lines
+            .next()
+            .and_then(|l| l.strip_prefix("seed ")?.trim().parse().ok());
         let seed = seed.ok_or_else(|| anyhow::anyhow!("the first line must be: seed N"))?;
         let setup = serde_json::from_str(lines.next().unwrap_or_default())?;
         let steps = lines.map(serde_json::from_str).collect::<Result<_, _>>()?;

@@ -79,7 +79,15 @@ pub struct Relay {
 
 fn option(socket: &TcpStream, level: i32, name: i32, value: &[u8]) {
     // SAFETY: setsockopt reads `value` and keeps nothing.
-    unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), value.len() as u32) };
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as u32,
+        )
+    };
 }
 
 fn count(socket: &TcpStream, what: libc::c_ulong) -> usize {
@@ -98,7 +106,13 @@ pub fn listen() -> std::io::Result<TcpListener> {
     let size = RECEIVE_BUFFER.to_ne_bytes();
     // SAFETY: as in `option`; accepted sockets inherit it.
     unsafe {
-        libc::setsockopt(listener.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, size.as_ptr().cast(), 4);
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            size.as_ptr().cast(),
+            4,
+        );
     }
     Ok(listener)
 }
@@ -131,7 +145,11 @@ impl Relay {
                 events |= libc::POLLOUT;
             }
             if events != 0 {
-                fds.push(libc::pollfd { fd: end.as_raw_fd(), events, revents: 0 });
+                fds.push(libc::pollfd {
+                    fd: end.as_raw_fd(),
+                    events,
+                    revents: 0,
+                });
             }
         }
         fds
@@ -150,10 +168,16 @@ impl Relay {
 
     fn take(&mut self, side: usize) {
         let way = &mut self.ways[side];
-        let Some(end) = &mut self.ends[side] else { return };
+        let Some(end) = &mut self.ends[side] else {
+            return;
+        };
         if way.eof_in && !self.broken[side] {
             // Nothing more can be read, but an RST may still follow the FIN.
-            let mut fd = [libc::pollfd { fd: end.as_raw_fd(), events: 0, revents: 0 }];
+            let mut fd = [libc::pollfd {
+                fd: end.as_raw_fd(),
+                events: 0,
+                revents: 0,
+            }];
             // SAFETY: one live pollfd.
             unsafe { libc::poll(fd.as_mut_ptr(), 1, 0) };
             if fd[0].revents & libc::POLLERR != 0 {
@@ -254,7 +278,12 @@ impl Relay {
     fn is_quiet(&self, side: usize) -> bool {
         let way = &self.ways[side];
         let arrived = match &self.ends[side] {
-            Some(_) => way.stalled || way.eof_in || self.broken[side] || way.captured.len() as u64 >= way.announced,
+            Some(_) => {
+                way.stalled
+                    || way.eof_in
+                    || self.broken[side]
+                    || way.captured.len() as u64 >= way.announced
+            }
             None => true,
         };
         let delivered = match &self.ends[1 - side] {
@@ -291,7 +320,11 @@ impl Relay {
     /// Waits for FIN or RST from this side, which is known to have sent it.
     pub fn await_end(&mut self, side: usize) {
         let until = Instant::now() + Duration::from_secs(2);
-        while !self.ways[side].eof_in && !self.broken[side] && !self.ways[side].stalled && Instant::now() < until {
+        while !self.ways[side].eof_in
+            && !self.broken[side]
+            && !self.ways[side].stalled
+            && Instant::now() < until
+        {
             self.pump();
             std::thread::sleep(Duration::from_micros(200));
         }
@@ -302,7 +335,11 @@ impl Relay {
     pub fn damage(&mut self, side: usize) -> bool {
         let way = &mut self.ways[side];
         way.damage = false;
-        let last = way.under_way.len().checked_sub(1).filter(|_| way.waiting() > 0);
+        let last = way
+            .under_way
+            .len()
+            .checked_sub(1)
+            .filter(|_| way.waiting() > 0);
         if let Some(byte) = last.and_then(|at| way.under_way.get_mut(at)) {
             *byte ^= 0x40;
             return true;

@@ -70,18 +70,33 @@ struct Runner<'a> {
 
 /// A value of an answer.
 fn value(answer: &str, name: &str) -> i64 {
-    let found = answer.split(' ').find_map(|w| w.strip_prefix(name)?.strip_prefix('='));
+    let found = answer
+        .split(' ')
+        .find_map(|w| w.strip_prefix(name)?.strip_prefix('='));
     found.and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 /// `careful` sends what waits before a read (S2, a deviation that is known); `empty` reads all
 /// there is before a renegotiation (S4).
-pub fn run(program: &Program, client: &mut Endpoint, server: &mut Endpoint, patience: Duration, careful: bool, empty: bool) -> Lane {
+pub fn run(
+    program: &Program,
+    client: &mut Endpoint,
+    server: &mut Endpoint,
+    patience: Duration,
+    careful: bool,
+    empty: bool,
+) -> Lane {
     let mut lane = Lane::default();
     for end in [&mut *client, &mut *server] {
         end.new_log();
     }
-    match go(program, [client, server], patience, [careful, empty], &mut lane) {
+    match go(
+        program,
+        [client, server],
+        patience,
+        [careful, empty],
+        &mut lane,
+    ) {
         Ok(()) => {}
         Err(e) => {
             lane.transcript.push((usize::MAX, format!("TROUBLE {e:#}")));
@@ -100,8 +115,17 @@ pub fn run(program: &Program, client: &mut Endpoint, server: &mut Endpoint, pati
 
 fn open_line(program: &Program, side: Side, port: u16, patience: Duration) -> String {
     let setup = &program.setup;
-    let End { io, modes, nonblocking, timeout, use_ex, read_ahead, max_fragment, send_buffer, receive_buffer } =
-        program.end(side);
+    let End {
+        io,
+        modes,
+        nonblocking,
+        timeout,
+        use_ex,
+        read_ahead,
+        max_fragment,
+        send_buffer,
+        receive_buffer,
+    } = program.end(side);
     let role = if side == Side::Server { 's' } else { 'c' };
     let bio = match io {
         Io::Socket => "sock",
@@ -114,7 +138,11 @@ fn open_line(program: &Program, side: Side, port: u16, patience: Duration) -> St
          ra={} msf={max_fragment} sndbuf={send_buffer} rcvbuf={receive_buffer} tickets={} noren={} ask={} cert={} \
          mfl={} pha=1 eofok={} patience={}",
         if setup.tls13 { 13 } else { 12 },
-        if side == Side::Server && !setup.tls13 { SUITES12.join(":") } else { setup.suite.clone() },
+        if side == Side::Server && !setup.tls13 {
+            SUITES12.join(":")
+        } else {
+            setup.suite.clone()
+        },
         flag(*nonblocking),
         flag(*use_ex),
         flag(*read_ahead),
@@ -128,7 +156,13 @@ fn open_line(program: &Program, side: Side, port: u16, patience: Duration) -> St
     )
 }
 
-fn go(program: &Program, ends: [&mut Endpoint; 2], patience: Duration, [careful, empty]: [bool; 2], lane: &mut Lane) -> Result<()> {
+fn go(
+    program: &Program,
+    ends: [&mut Endpoint; 2],
+    patience: Duration,
+    [careful, empty]: [bool; 2],
+    lane: &mut Lane,
+) -> Result<()> {
     let listener = relay::listen()?;
     let port = listener.local_addr()?.port();
     let [client, server] = ends;
@@ -138,7 +172,11 @@ fn go(program: &Program, ends: [&mut Endpoint; 2], patience: Duration, [careful,
     let server_socket = accept(&listener)?;
     let state = SIDES.map(|side| {
         let end = program.end(side);
-        EndState { blocking: !end.nonblocking, timeout: end.timeout != 0, ..EndState::default() }
+        EndState {
+            blocking: !end.nonblocking,
+            timeout: end.timeout != 0,
+            ..EndState::default()
+        }
     });
     let mut runner = Runner {
         program,
@@ -217,7 +255,10 @@ impl Runner<'_> {
     /// An answer; other lines are put where they belong.
     fn take_line(&mut self, side: usize) -> Result<Option<String>> {
         let name = SIDES[side].letter();
-        while let Some(line) = self.ends[side].line().with_context(|| format!("side {name}"))? {
+        while let Some(line) = self.ends[side]
+            .line()
+            .with_context(|| format!("side {name}"))?
+        {
             if let Some(key) = line.strip_prefix("K ") {
                 self.lane.keylog.push(key.to_owned());
             } else if let Some(n) = line.strip_prefix("# sent ") {
@@ -234,7 +275,11 @@ impl Runner<'_> {
     fn wait(&self) {
         let mut fds = self.relay.poll_fds();
         for end in &self.ends {
-            fds.push(libc::pollfd { fd: end.fd(), events: libc::POLLIN, revents: 0 });
+            fds.push(libc::pollfd {
+                fd: end.fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            });
         }
         // SAFETY: `fds` is a live array of its length.
         unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 20) };
@@ -248,7 +293,8 @@ impl Runner<'_> {
             }
         }
         let mut answers = [Vec::new(), Vec::new()];
-        let until = Instant::now() + self.patience * (1 + commands[0].len().max(commands[1].len()) as u32);
+        let until =
+            Instant::now() + self.patience * (1 + commands[0].len().max(commands[1].len()) as u32);
         loop {
             self.relay.pump();
             for side in 0..2 {
@@ -261,7 +307,11 @@ impl Runner<'_> {
             }
             if Instant::now() > until {
                 let late: Vec<String> = (0..2)
-                    .filter_map(|side| commands[side].get(answers[side].len()).map(|c| format!("{} {c}", SIDES[side].letter())))
+                    .filter_map(|side| {
+                        commands[side]
+                            .get(answers[side].len())
+                            .map(|c| format!("{} {c}", SIDES[side].letter()))
+                    })
                     .collect();
                 bail!("HANG in step {}: {}", self.step, late.join(", "));
             }
@@ -273,7 +323,11 @@ impl Runner<'_> {
     fn send(&mut self, side: usize, command: &str) -> Result<String> {
         let way = &self.relay.ways[1 - side];
         let command = [format!("{command} have={}", way.given)];
-        let lists: [&[String]; 2] = if side == 0 { [&command, &[]] } else { [&[], &command] };
+        let lists: [&[String]; 2] = if side == 0 {
+            [&command, &[]]
+        } else {
+            [&[], &command]
+        };
         let mut answers = self.phase(lists)?;
         self.quiet = self.relay.settle();
         let answer = answers[side].pop().unwrap_or_default();
@@ -297,7 +351,9 @@ impl Runner<'_> {
     }
 
     fn note(&mut self, side: usize, text: &str) {
-        self.lane.transcript.push((self.step, format!("{} {text}", SIDES[side].letter())));
+        self.lane
+            .transcript
+            .push((self.step, format!("{} {text}", SIDES[side].letter())));
     }
 
     /// What the answer means for what can be expected later.
@@ -318,7 +374,9 @@ impl Runner<'_> {
         // A return value of 0 reads as "SYSCALL" where nothing has failed: a first SSL_shutdown, a write of
         // nothing. A read that says so without an errno met the end of the stream (1.1.1).
         let failed = match name {
-            "w" | "wgo" | "wpark" | "sf" | "sd" => err == 1 || (err == 5 && value(answer, "errno") != 0),
+            "w" | "wgo" | "wpark" | "sf" | "sd" => {
+                err == 1 || (err == 5 && value(answer, "errno") != 0)
+            }
             "r" | "rn" | "pk" | "dh1" | "hs" | "settle" => matches!(err, 1 | 5 | 6),
             _ => false,
         };
@@ -326,8 +384,13 @@ impl Runner<'_> {
         self.state[side].broken |= failed && !answer.contains("q=20:207,");
         // What a failed end had begun to send stays half sent.
         self.lane.cut_off[side] |= self.state[side].broken;
-        self.state[side].waiting = matches!(name, "ku" | "nst" | "pha") && value(answer, "ret") == 1
-            || self.state[side].waiting && matches!(name, "ku" | "nst" | "pha" | "hp" | "state" | "mode" | "nb" | "msf");
+        self.state[side].waiting = matches!(name, "ku" | "nst" | "pha")
+            && value(answer, "ret") == 1
+            || self.state[side].waiting
+                && matches!(
+                    name,
+                    "ku" | "nst" | "pha" | "hp" | "state" | "mode" | "nb" | "msf"
+                );
         if answer.contains(" sd=") {
             self.state[side].shutdown = value(answer, "sd");
         }
@@ -374,10 +437,17 @@ impl Runner<'_> {
     }
 
     fn read_loop(&mut self, side: usize, n: i64, piece: u32) -> Result<()> {
-        let loose = i32::from(!self.exact(side) || self.relay.ways[1 - side].held || n < self.out[1 - side] && self.loose[1 - side]);
+        let loose = i32::from(
+            !self.exact(side)
+                || self.relay.ways[1 - side].held
+                || n < self.out[1 - side] && self.loose[1 - side],
+        );
         // The loop runs while the relay delivers what it held.
         self.relay.ways[1 - side].held = false;
-        self.send(side, &format!("rn n={n} piece={} loose={loose}", piece.max(1)))?;
+        self.send(
+            side,
+            &format!("rn n={n} piece={} loose={loose}", piece.max(1)),
+        )?;
         self.hold(side);
         Ok(())
     }
@@ -387,7 +457,12 @@ impl Runner<'_> {
             Step::Do(side, op) => self.op(side.index(), op),
             Step::Together(deeds) => self.together(deeds),
             Step::Barrier => self.barrier(),
-            Step::Renegotiate { by, short, suite, ask } => self.renegotiate(by.index(), *short, suite.as_deref(), *ask),
+            Step::Renegotiate {
+                by,
+                short,
+                suite,
+                ask,
+            } => self.renegotiate(by.index(), *short, suite.as_deref(), *ask),
             Step::Wire { to, cut, lag } => {
                 let to = to.index();
                 self.release(to);
@@ -417,10 +492,16 @@ impl Runner<'_> {
         if state.fd_closed {
             return Ok(());
         }
-        if !matches!(op, Op::ReadAll { .. } | Op::ReadPart { .. } | Op::Write(_) | Op::State) {
+        if !matches!(
+            op,
+            Op::ReadAll { .. } | Op::ReadPart { .. } | Op::Write(_) | Op::State
+        ) {
             self.release(side);
         }
-        let reads = matches!(op, Op::ReadOnce(_) | Op::Peek(_) | Op::ReadAll { .. } | Op::ReadPart { .. });
+        let reads = matches!(
+            op,
+            Op::ReadOnce(_) | Op::Peek(_) | Op::ReadAll { .. } | Op::ReadPart { .. }
+        );
         if self.careful && self.state[side].waiting && reads && !self.may_wait(side) {
             self.send(side, "dh1 loose=1")?;
         }
@@ -453,7 +534,11 @@ impl Runner<'_> {
             Op::ReadAll { piece } if there > 0 => self.read_loop(side, there, *piece)?,
             Op::ReadPart { percent, piece } if there > 0 => {
                 let part = (there * i64::from(*percent) / 100).max(1);
-                let n = if self.exact(side) || self.lag[side] && !self.loose[1 - side] { part } else { there };
+                let n = if self.exact(side) || self.lag[side] && !self.loose[1 - side] {
+                    part
+                } else {
+                    there
+                };
                 self.read_loop(side, n, *piece)?;
             }
             // Nothing there: the single call says so.
@@ -475,7 +560,8 @@ impl Runner<'_> {
             }
             Op::Shutdown => {
                 // The second call waits for the peer's close_notify.
-                if self.state[side].shutdown & 1 != 0 && (self.may_wait(side) || !self.exact(side)) {
+                if self.state[side].shutdown & 1 != 0 && (self.may_wait(side) || !self.exact(side))
+                {
                     return Ok(());
                 }
                 self.send(side, &format!("sd loose={loose}"))?;
@@ -524,7 +610,9 @@ impl Runner<'_> {
 
     /// Both close_notify are through, and nobody reads ahead: the wire is plain.
     fn is_clear(&self) -> bool {
-        self.state.iter().all(|s| s.shutdown == 3 && !s.broken && !s.parked && !s.fin && !s.fd_closed)
+        self.state
+            .iter()
+            .all(|s| s.shutdown == 3 && !s.broken && !s.parked && !s.fin && !s.fd_closed)
             && SIDES.iter().all(|side| !self.program.end(*side).read_ahead)
             && self.out.iter().all(|n| *n <= 0)
     }
@@ -546,7 +634,8 @@ impl Runner<'_> {
     }
 
     fn together(&mut self, deeds: &[Vec<Deed>; 2]) -> Result<()> {
-        let usable = |s: &EndState| !s.broken && !s.fd_closed && !s.fin && !s.parked && s.shutdown == 0;
+        let usable =
+            |s: &EndState| !s.broken && !s.fd_closed && !s.fin && !s.parked && s.shutdown == 0;
         if !self.state.iter().all(usable) {
             return Ok(());
         }
@@ -581,7 +670,11 @@ impl Runner<'_> {
     fn barrier(&mut self) -> Result<()> {
         for round in 0..2 {
             for side in 0..2 {
-                if self.state.iter().any(|s| s.broken || s.fd_closed || s.fin || s.parked || s.shutdown != 0) {
+                if self
+                    .state
+                    .iter()
+                    .any(|s| s.broken || s.fd_closed || s.fin || s.parked || s.shutdown != 0)
+                {
                     return Ok(());
                 }
                 let loose = i32::from(round == 0 || !self.exact(side));
@@ -596,8 +689,15 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn renegotiate(&mut self, by: usize, short: bool, suite: Option<&str>, ask: bool) -> Result<()> {
-        let usable = |s: &EndState| !s.broken && !s.fd_closed && !s.fin && !s.parked && s.shutdown == 0;
+    fn renegotiate(
+        &mut self,
+        by: usize,
+        short: bool,
+        suite: Option<&str>,
+        ask: bool,
+    ) -> Result<()> {
+        let usable =
+            |s: &EndState| !s.broken && !s.fd_closed && !s.fin && !s.parked && s.shutdown == 0;
         if !self.state.iter().all(usable) {
             return Ok(());
         }
@@ -628,7 +728,11 @@ impl Runner<'_> {
                 if by == 1 {
                     self.send(1, "r n=64")?;
                 }
-                if self.state.iter().any(|s| s.broken) || (value(&mine, "ren") == 0 && value(&mine, "init") == 0 && value(&theirs, "init") == 0) {
+                if self.state.iter().any(|s| s.broken)
+                    || (value(&mine, "ren") == 0
+                        && value(&mine, "init") == 0
+                        && value(&theirs, "init") == 0)
+                {
                     break;
                 }
             }
@@ -639,7 +743,13 @@ impl Runner<'_> {
                 return Ok(());
             }
             let mut lists = [Vec::new(), Vec::new()];
-            lists[by] = vec![format!("{start} loose=1"), "hs loose=1".into(), "settle loose=1".into(), "w n=7 loose=1".into(), "rn n=5 loose=1".into()];
+            lists[by] = vec![
+                format!("{start} loose=1"),
+                "hs loose=1".into(),
+                "settle loose=1".into(),
+                "w n=7 loose=1".into(),
+                "rn n=5 loose=1".into(),
+            ];
             lists[other] = vec!["rn n=7 loose=1".into(), "w n=5 loose=1".into()];
             self.both([&lists[0], &lists[1]])?;
             self.barrier()?;
@@ -656,4 +766,3 @@ impl Runner<'_> {
 fn side_of(index: usize) -> Side {
     SIDES[index]
 }
-

@@ -29,11 +29,21 @@ impl Suite {
             0xc0ac => (Tls12, Aes128Ccm, false),
             _ => return None,
         };
-        Some(Suite { version, cipher, sha384 })
+        Some(Suite {
+            version,
+            cipher,
+            sha384,
+        })
     }
 
     fn keys(self, key: Vec<u8>, iv: [u8; 12]) -> Keys {
-        Keys { version: self.version, cipher: self.cipher, key, iv, seq: 0 }
+        Keys {
+            version: self.version,
+            cipher: self.cipher,
+            key,
+            iv,
+            seq: 0,
+        }
     }
 
     fn expand_label(self, secret: &[u8], label: &str, n: usize) -> Vec<u8> {
@@ -44,8 +54,12 @@ impl Suite {
         info.push(0);
         let mut out = vec![0; n];
         let good = match self.sha384 {
-            false => Hkdf::<Sha256>::from_prk(secret).expect("secret").expand(&info, &mut out),
-            true => Hkdf::<Sha384>::from_prk(secret).expect("secret").expand(&info, &mut out),
+            false => Hkdf::<Sha256>::from_prk(secret)
+                .expect("secret")
+                .expand(&info, &mut out),
+            true => Hkdf::<Sha384>::from_prk(secret)
+                .expect("secret")
+                .expand(&info, &mut out),
         };
         good.expect("length");
         out
@@ -54,7 +68,10 @@ impl Suite {
     /// The keys of a TLS 1.3 traffic secret.
     pub fn traffic(self, secret: &[u8]) -> Keys {
         let key = self.expand_label(secret, "key", self.cipher.key_len());
-        let iv = self.expand_label(secret, "iv", 12).try_into().expect("twelve bytes");
+        let iv = self
+            .expand_label(secret, "iv", 12)
+            .try_into()
+            .expect("twelve bytes");
         self.keys(key, iv)
     }
 
@@ -88,7 +105,11 @@ impl Suite {
     /// The keys of a TLS 1.2 connection, client's first. AES: the explicit nonce is not known yet.
     pub fn pair(self, master: &[u8], client_random: &[u8], server_random: &[u8]) -> [Keys; 2] {
         let key = self.cipher.key_len();
-        let iv = if self.cipher == Cipher::ChaCha20 { 12 } else { 4 };
+        let iv = if self.cipher == Cipher::ChaCha20 {
+            12
+        } else {
+            4
+        };
         let seed = [server_random, client_random].concat();
         let block = self.prf(master, b"key expansion", &seed, 2 * (key + iv));
         let part = |at: usize, n: usize| block[at..at + n].to_vec();
@@ -109,7 +130,9 @@ mod tests {
     use super::*;
 
     fn hex(s: &str) -> Vec<u8> {
-        (0..s.len() / 2).map(|i| u8::from_str_radix(&s[2 * i..2 * i + 2], 16).unwrap()).collect()
+        (0..s.len() / 2)
+            .map(|i| u8::from_str_radix(&s[2 * i..2 * i + 2], 16).unwrap())
+            .collect()
     }
 
     /// RFC 8448 §3: server application traffic secret to key and IV.

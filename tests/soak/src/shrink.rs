@@ -28,7 +28,9 @@ fn smaller(step: &Step) -> Vec<Step> {
     let sizes = |n: u32| [1, 100, n / 2].into_iter().filter(move |m| *m < n);
     match step {
         Step::Do(side, Op::Write(n)) => sizes(*n).map(|m| Step::Do(*side, Op::Write(m))).collect(),
-        Step::Do(side, Op::SendFile(n)) => sizes(*n).map(|m| Step::Do(*side, Op::SendFile(m))).collect(),
+        Step::Do(side, Op::SendFile(n)) => sizes(*n)
+            .map(|m| Step::Do(*side, Op::SendFile(m)))
+            .collect(),
         Step::Together(deeds) => {
             let mut all = Vec::new();
             for side in 0..2 {
@@ -52,7 +54,11 @@ fn smaller(step: &Step) -> Vec<Step> {
 }
 
 /// `fails` runs a candidate. `more` says whether there is time for another.
-pub fn shrink(program: &Program, mut more: impl FnMut() -> bool, mut fails: impl FnMut(&Program) -> bool) -> Program {
+pub fn shrink(
+    program: &Program,
+    mut more: impl FnMut() -> bool,
+    mut fails: impl FnMut(&Program) -> bool,
+) -> Program {
     let mut best = program.clone();
     let mut size = best.steps.len() / 2;
     while size >= 1 {
@@ -111,7 +117,17 @@ fn merge(current: &End, original: &End, simpler: &End) -> End {
             End { $($field: if simpler.$field != original.$field { simpler.$field } else { current.$field }),* }
         };
     }
-    take!(io, modes, nonblocking, timeout, use_ex, read_ahead, max_fragment, send_buffer, receive_buffer)
+    take!(
+        io,
+        modes,
+        nonblocking,
+        timeout,
+        use_ex,
+        read_ahead,
+        max_fragment,
+        send_buffer,
+        receive_buffer
+    )
 }
 
 #[cfg(test)]
@@ -124,7 +140,11 @@ mod tests {
     fn finds_the_one_step_that_matters() {
         let mut whole = program(3, &Without::default());
         whole.steps.insert(5, Step::Do(Side::Server, Op::Ticket));
-        let small = shrink(&whole, || true, |p| p.steps.contains(&Step::Do(Side::Server, Op::Ticket)));
+        let small = shrink(
+            &whole,
+            || true,
+            |p| p.steps.contains(&Step::Do(Side::Server, Op::Ticket)),
+        );
         assert_eq!(small.steps, [Step::Do(Side::Server, Op::Ticket)]);
     }
 }

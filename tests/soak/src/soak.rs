@@ -35,11 +35,18 @@ pub struct Difference {
 
 impl Difference {
     pub fn text(&self) -> String {
-        let mut text = format!("lane {}: {}\n{}", LANES[self.lane], self.what, self.program.text());
+        let mut text = format!(
+            "lane {}: {}\n{}",
+            LANES[self.lane],
+            self.what,
+            self.program.text()
+        );
         let [plain, other] = &self.transcripts;
         for i in 0..plain.len().max(other.len()) {
             let (a, b) = (plain.get(i), other.get(i));
-            let line = |l: Option<&(usize, String)>| l.map_or("(nothing)".into(), |(n, t)| format!("{n:>3} {t}"));
+            let line = |l: Option<&(usize, String)>| {
+                l.map_or("(nothing)".into(), |(n, t)| format!("{n:>3} {t}"))
+            };
             if a == b {
                 text += &format!("  {}\n", line(a));
             } else {
@@ -65,7 +72,8 @@ pub struct Outcome {
 
 impl Soak {
     pub fn new(options: Options) -> Result<Soak> {
-        let dir = std::env::temp_dir().join(format!("soak-{}-{}", std::process::id(), options.worker));
+        let dir =
+            std::env::temp_dir().join(format!("soak-{}-{}", std::process::id(), options.worker));
         std::fs::create_dir_all(&dir)?;
         let (cert, key) = (dir.join("cert"), dir.join("key"));
         let made = std::process::Command::new("openssl")
@@ -85,7 +93,11 @@ impl Soak {
                 cert: cert.clone(),
                 key: key.clone(),
                 shim: options.shim.clone().filter(|_| shimmed),
-                log: options.shim.is_some().then(|| dir.join(format!("{name}.log"))).filter(|_| shimmed),
+                log: options
+                    .shim
+                    .is_some()
+                    .then(|| dir.join(format!("{name}.log")))
+                    .filter(|_| shimmed),
                 env: options.env.clone(),
             })
         };
@@ -106,16 +118,28 @@ impl Soak {
         let ([c0, s0], [c1, s1]) = (plain, shimmed);
         let c = if client == 1 { c1 } else { c0 };
         let s = if server == 1 { s1 } else { s0 };
-        let mut run = run::run(program, c, s, self.options.patience, self.options.without.has("S2"), self.options.without.has("S4"));
+        let mut run = run::run(
+            program,
+            c,
+            s,
+            self.options.patience,
+            self.options.without.has("S2"),
+            self.options.without.has("S4"),
+        );
         if self.options.without.has("S1") {
-            run.transcript.iter_mut().for_each(|(_, answer)| without_want(answer));
+            run.transcript
+                .iter_mut()
+                .for_each(|(_, answer)| without_want(answer));
         }
         run
     }
 
     /// Runs the program in all lanes.
     pub fn try_program(&mut self, program: &Program) -> Outcome {
-        let mut outcome = Outcome { tally: Tally::default(), differences: Vec::new() };
+        let mut outcome = Outcome {
+            tally: Tally::default(),
+            differences: Vec::new(),
+        };
         let tally = &mut outcome.tally;
         tally.programs = 1;
         let mut in_kernel = true;
@@ -144,12 +168,23 @@ impl Soak {
             }
             let mut what = None;
             if run.transcript != plain.transcript {
-                let at = run.transcript.iter().zip(&plain.transcript).position(|(a, b)| a != b);
+                let at = run
+                    .transcript
+                    .iter()
+                    .zip(&plain.transcript)
+                    .position(|(a, b)| a != b);
                 let at = at.unwrap_or(run.transcript.len().min(plain.transcript.len()));
-                let first = run.transcript.get(at).or(plain.transcript.get(at)).map_or(0, |l| l.0);
+                let first = run
+                    .transcript
+                    .get(at)
+                    .or(plain.transcript.get(at))
+                    .map_or(0, |l| l.0);
                 what = Some(format!("differs from plain in step {first}"));
             } else if lane == 0 {
-                what = run.trouble.as_ref().map(|t| format!("trouble without the shim: {t}"));
+                what = run
+                    .trouble
+                    .as_ref()
+                    .map(|t| format!("trouble without the shim: {t}"));
             }
             if run.trouble.is_none() {
                 match oracle::judge(&run.captured, &run.keylog) {
@@ -167,7 +202,11 @@ impl Soak {
                 }
             }
             if let Some(what) = what {
-                outcome.differences.push((lane, what, [plain.transcript.clone(), run.transcript.clone()]));
+                outcome.differences.push((
+                    lane,
+                    what,
+                    [plain.transcript.clone(), run.transcript.clone()],
+                ));
             }
         }
         tally.differences = outcome.differences.len() as u64;
@@ -176,7 +215,11 @@ impl Soak {
     }
 
     /// The first difference that a program shows in one lane.
-    fn differs(&mut self, program: &Program, lane: usize) -> Option<(String, [Vec<(usize, String)>; 2])> {
+    fn differs(
+        &mut self,
+        program: &Program,
+        lane: usize,
+    ) -> Option<(String, [Vec<(usize, String)>; 2])> {
         let plain = self.lane(program, 0);
         let run = self.lane(program, lane);
         if plain.trouble.is_some() && lane != 0 {
@@ -193,21 +236,34 @@ impl Soak {
     }
 
     /// Makes a difference as small as the time allows.
-    pub fn shrink(&mut self, program: &Program, lane: usize, what: &str, transcripts: [Vec<(usize, String)>; 2]) -> Difference {
+    pub fn shrink(
+        &mut self,
+        program: &Program,
+        lane: usize,
+        what: &str,
+        transcripts: [Vec<(usize, String)>; 2],
+    ) -> Difference {
         let until = Instant::now() + self.options.shrink_for;
         let patience = std::mem::replace(&mut self.options.patience, Duration::from_secs(3));
         let mut last = (what.to_owned(), transcripts);
-        let small = shrink::shrink(program, || Instant::now() < until, |candidate| {
-            match self.differs(candidate, lane) {
+        let small = shrink::shrink(
+            program,
+            || Instant::now() < until,
+            |candidate| match self.differs(candidate, lane) {
                 Some(found) => {
                     last = found;
                     true
                 }
                 None => false,
-            }
-        });
+            },
+        );
         self.options.patience = patience;
-        Difference { program: small, lane, what: last.0, transcripts: last.1 }
+        Difference {
+            program: small,
+            lane,
+            what: last.0,
+            transcripts: last.1,
+        }
     }
 
     pub fn make(&self, seed: u64) -> Program {
@@ -220,7 +276,9 @@ fn without_want(answer: &mut String) {
     let name = answer.split(' ').nth(1).unwrap_or_default();
     let moves = ["=r", "=rn", "=pk", "=w", "=wgo", "=wpark", "=sf", "=hs"].contains(&name);
     if let (false, Some(at)) = (moves, answer.find(" want=")) {
-        let end = answer[at + 1..].find(' ').map_or(answer.len(), |n| at + 1 + n);
+        let end = answer[at + 1..]
+            .find(' ')
+            .map_or(answer.len(), |n| at + 1 + n);
         answer.replace_range(at..end, "");
     }
 }

@@ -83,9 +83,19 @@ pub const LANES: [&str; 4] = ["plain", "client", "server", "both"];
 
 impl Tally {
     pub fn operation(&mut self, answer: &str, lane: usize) {
-        let name = answer.split(' ').nth(1).unwrap_or_default().trim_start_matches('=');
-        let failed = if answer.contains(" err=0") || !answer.contains(" err=") { "" } else { " (not done)" };
-        self.operations.entry(format!("{name}{failed}")).or_default()[lane] += 1;
+        let name = answer
+            .split(' ')
+            .nth(1)
+            .unwrap_or_default()
+            .trim_start_matches('=');
+        let failed = if answer.contains(" err=0") || !answer.contains(" err=") {
+            ""
+        } else {
+            " (not done)"
+        };
+        self.operations
+            .entry(format!("{name}{failed}"))
+            .or_default()[lane] += 1;
     }
 
     pub fn add(&mut self, other: &Tally) {
@@ -123,7 +133,10 @@ impl Tally {
         let c = &self.carried;
         let rows = [
             ("programs", self.programs),
-            ("  of these in the kernel in every shimmed lane", self.counted),
+            (
+                "  of these in the kernel in every shimmed lane",
+                self.counted,
+            ),
             ("lanes run", self.lanes),
             ("connections under the shim", c.connections),
             ("records carried by the kernel, fast", c.fast_records),

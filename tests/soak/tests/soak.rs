@@ -42,7 +42,10 @@ fn run(soak: &mut Soak, first: u64, time: Duration) -> (Tally, Option<Difference
 
 #[test]
 fn a_short_soak_shows_no_difference() {
-    assert!(std::env::var_os("KTLSSHIM_VM").is_some(), "run me by `cargo xtask test`: this needs the virtual machine");
+    assert!(
+        std::env::var_os("KTLSSHIM_VM").is_some(),
+        "run me by `cargo xtask test`: this needs the virtual machine"
+    );
     let shim = PathBuf::from(std::env::var_os("KTLSSHIM").expect("KTLSSHIM names the shim"));
     let (tally, difference) = run(&mut soak(Some(shim)), 1, Duration::from_secs(45));
     println!("{}", tally.table());
@@ -50,7 +53,12 @@ fn a_short_soak_shows_no_difference() {
         panic!("{}", difference.text());
     }
     assert!(tally.programs > 0);
-    assert!(tally.counted * 2 > tally.programs, "the kernel carried {} of {} programs", tally.counted, tally.programs);
+    assert!(
+        tally.counted * 2 > tally.programs,
+        "the kernel carried {} of {} programs",
+        tally.counted,
+        tally.programs
+    );
 }
 
 /// Without any shim all lanes are the same thing: what differs then is the tester's fault.
