@@ -297,9 +297,9 @@ impl Runner<'_> {
             Instant::now() + self.patience * (1 + commands[0].len().max(commands[1].len()) as u32);
         loop {
             self.relay.pump();
-            for side in 0..2 {
+            for (side, taken) in answers.iter_mut().enumerate() {
                 while let Some(line) = self.take_line(side)? {
-                    answers[side].push(line);
+                    taken.push(line);
                 }
             }
             if (0..2).all(|side| answers[side].len() >= commands[side].len()) {

@@ -30,7 +30,7 @@ pub struct Difference {
     pub program: Program,
     pub lane: usize,
     pub what: String,
-    pub transcripts: [Vec<(usize, String)>; 2],
+    pub transcripts: Transcripts,
 }
 
 impl Difference {
@@ -64,10 +64,13 @@ pub struct Soak {
     dir: PathBuf,
 }
 
+/// What both ends said, step by step.
+pub type Transcripts = [Vec<(usize, String)>; 2];
+
 /// What one program came to.
 pub struct Outcome {
     pub tally: Tally,
-    pub differences: Vec<(usize, String, [Vec<(usize, String)>; 2])>,
+    pub differences: Vec<(usize, String, Transcripts)>,
 }
 
 impl Soak {
@@ -215,11 +218,7 @@ impl Soak {
     }
 
     /// The first difference that a program shows in one lane.
-    fn differs(
-        &mut self,
-        program: &Program,
-        lane: usize,
-    ) -> Option<(String, [Vec<(usize, String)>; 2])> {
+    fn differs(&mut self, program: &Program, lane: usize) -> Option<(String, Transcripts)> {
         let plain = self.lane(program, 0);
         let run = self.lane(program, lane);
         if plain.trouble.is_some() && lane != 0 {
@@ -241,7 +240,7 @@ impl Soak {
         program: &Program,
         lane: usize,
         what: &str,
-        transcripts: [Vec<(usize, String)>; 2],
+        transcripts: Transcripts,
     ) -> Difference {
         let until = Instant::now() + self.options.shrink_for;
         let patience = std::mem::replace(&mut self.options.patience, Duration::from_secs(3));
