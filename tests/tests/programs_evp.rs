@@ -34,7 +34,13 @@ fn counter(lab: &Lab) -> PathBuf {
 }
 
 /// Puts the counter in front of whatever is preloaded.
-fn counted(lab: &Lab, program: Program, side: Side, counter: &Path, name: &str) -> Program {
+fn counted(
+    lab: &Lab,
+    program: Program,
+    side: Side,
+    counter: &std::path::Path,
+    name: &str,
+) -> Program {
     let mut preload = counter.display().to_string();
     let log = program.log.clone();
     if side == Side::Shim {
