@@ -114,6 +114,12 @@ pub struct Nginx {
     pub clear: u16,
 }
 
+impl Nginx {
+    pub fn url(&self, name: impl std::fmt::Display) -> String {
+        format!("https://localhost:{}/{name}", self.port)
+    }
+}
+
 /// Starts nginx with one worker that has dropped its privileges.
 ///
 /// * `/NAME` serves `www/NAME`; `PUT /up/NAME` stores into `up/NAME`

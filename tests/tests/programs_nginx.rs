@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use ktlsshim_tests::{
-    programs::{Lab, Program, Side, eventually},
+    programs::{Lab, Program, Side},
     programs_fixture::{Nginx, SIZES, files, identity, nginx, nginx_by, noise},
     traffic::{Kernel, total},
 };
@@ -90,17 +90,13 @@ fn replies(text: &str) -> Vec<Reply> {
     text.lines().map(reply).collect()
 }
 
-fn url(server: &Nginx, name: impl std::fmt::Display) -> String {
-    format!("https://localhost:{}/{name}", server.port)
-}
-
 /// Downloads every size on one connection and checks each against its file.
 fn download(lab: &Lab, client: Side, server: &Nginx, options: &str, sizes: &[usize]) -> Vec<Reply> {
     let mut program = curl(lab, client, options).arg("-w").arg(FORMAT);
     for size in sizes {
         let _ = fs::remove_file(lab.path(&format!("got-{size}")));
         program = program
-            .arg(url(server, size))
+            .arg(server.url(size))
             .arg("-o")
             .arg(lab.path(&format!("got-{size}")));
     }
@@ -227,7 +223,7 @@ fn nginx_sends_ranges_through_the_kernel() {
                     .arg(range)
                     .arg("-w")
                     .arg("%{http_code} ")
-                    .arg(url(&server, 1 << 20));
+                    .arg(server.url(1 << 20));
                 program = program.arg("-o").arg(lab.path(&format!("range-{i}")));
             }
             all.push(program.run().good().text());
@@ -358,7 +354,7 @@ fn nginx_takes_uploads_through_the_kernel() {
                 .arg(lab.path("body"))
                 .arg("-w")
                 .arg(FORMAT)
-                .arg(url(&server, "up/body"));
+                .arg(server.url("up/body"));
             all.push(replies(&program.run().good().text()));
             assert!(
                 fs::read(lab.path("up/body")).expect("stored") == noise(SIZE),
@@ -405,7 +401,7 @@ fn curl_and_nginx_in_every_mix() {
                 let mut program = curl(&lab, client, suite.options).arg("-w").arg(FORMAT);
                 for size in SIZES {
                     program = program
-                        .arg(url(&server, size))
+                        .arg(server.url(size))
                         .arg("-o")
                         .arg(lab.path(&format!("got-{size}")));
                 }
@@ -422,7 +418,7 @@ fn curl_and_nginx_in_every_mix() {
                     .args("-H Expect:")
                     .arg("-o")
                     .arg(lab.path("answer"))
-                    .arg(url(&server, "post"));
+                    .arg(server.url("post"));
                 let curl = program.run().good();
                 for size in SIZES {
                     assert!(
@@ -488,199 +484,4 @@ fn drain(dir: &Path) -> Vec<Vec<u8>> {
         }
     }
     all
-}
-
-/// Requirement 7: 200 connections × 50 requests, then nothing is left.
-#[test]
-fn two_hundred_connections_leave_nothing_behind() {
-    const CONNECTIONS: usize = 200;
-    const ROUNDS: usize = 50;
-    let lab = Lab::new("nginx-many");
-    files(&lab, &[100]);
-    let server = nginx(&lab, Side::Shim);
-    // The first connection makes what stays for good (parents, pools, logs).
-    load::run(server.port, 1, 1, &noise(100));
-    Kernel::settled(&lab);
-    eventually("the first connection ends", || {
-        established(server.port) == 0
-    });
-    let start = Kernel::now(&lab);
-    let before = left_over(&server);
-
-    load::run(server.port, CONNECTIONS, ROUNDS, &noise(100));
-
-    eventually("nginx closes its connections", || {
-        established(server.port) == 0
-    });
-    assert_eq!(
-        left_over(&server),
-        before,
-        "(files of the worker, ALG sockets)"
-    );
-    let kernel = Kernel::settled(&lab).since(&start);
-    let worker = server.worker();
-    let log = server.stop().good().log;
-    if lab.plain() {
-        return;
-    }
-    assert!(log.iter().all(|l| l.offloaded()), "{log:#?}");
-    assert_eq!(
-        log.len(),
-        CONNECTIONS + 1,
-        "one worker ({worker}), one line per connection"
-    );
-    assert_eq!(kernel.get("AlgTlsTx"), CONNECTIONS as i64, "{kernel:?}");
-    assert_eq!(kernel.get("AlgTlsRx"), CONNECTIONS as i64, "{kernel:?}");
-    assert_eq!(
-        kernel.get("AlgTlsSendfileBytes"),
-        (CONNECTIONS * ROUNDS * 100) as i64,
-        "{kernel:?}"
-    );
-}
-
-/// The worker's open files, and the ALG sockets of this namespace.
-fn left_over(server: &Nginx) -> (usize, Option<String>) {
-    let fds = fs::read_dir(format!("/proc/{}/fd", server.worker()))
-        .expect("the worker's files")
-        .count();
-    let protocols = fs::read_to_string("/proc/thread-self/net/protocols").expect("protocols");
-    let alg = protocols.lines().find(|l| l.starts_with("ALG ")).map(|l| {
-        l.split_whitespace()
-            .nth(2)
-            .expect("the number of sockets")
-            .to_owned()
-    });
-    (fds, alg)
-}
-
-/// Connections to or from `port` that are not quite over.
-fn established(port: u16) -> usize {
-    let table = fs::read_to_string("/proc/thread-self/net/tcp").expect("tcp");
-    let of_port = |line: &&str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let end = format!(":{port:04X}");
-        // Neither TIME_WAIT nor LISTEN.
-        (fields[1].ends_with(&end) || fields[2].ends_with(&end))
-            && !["06", "0A"].contains(&fields[3])
-    };
-    table.lines().skip(1).filter(of_port).count()
-}
-
-/// wrk sets its fd again before each retry of the handshake (R9), and reads as
-/// fast as it can; it reports what went wrong.
-#[test]
-fn wrk_and_nginx_in_every_mix() {
-    let lab = Lab::new("wrk");
-    files(&lab, &[20_000]);
-    lab.differ(
-        &ktlsshim_tests::programs::MIXES,
-        |side, client| {
-            let server = nginx(&lab, side);
-            let wrk = lab
-                .program(client, "/usr/bin/wrk")
-                .args("-t 1 -c 16 -d 5s --timeout 30s")
-                .arg(url(&server, 20_000))
-                .run()
-                .good();
-            let text = wrk.text();
-            assert!(text.contains("requests in"), "{text}");
-            let bad = text.contains("Socket errors") || text.contains("Non-2xx");
-            assert!(!bad, "{text}");
-            let evidence = ktlsshim_tests::programs::Evidence {
-                client: wrk.log,
-                server: server.stop().good().log,
-            };
-            ((), evidence)
-        },
-        |mix, evidence, kernel| {
-            let what = format!("{mix:?}\n{}{kernel:?}", evidence.describe());
-            if mix.0 == Side::Shim {
-                assert_eq!(evidence.server.len(), 16, "{what}");
-                assert!(evidence.server.iter().all(|l| l.offloaded()), "{what}");
-                assert!(kernel.get("AlgTlsSendfileBytes") >= 16 * 20_000, "{what}");
-            }
-            if mix.1 == Side::Shim {
-                assert_eq!(evidence.client.len(), 16, "{what}");
-                assert!(evidence.client.iter().all(|l| l.offloaded()), "{what}");
-                assert!(
-                    total(&evidence.client, |l| l.rx.fast_bytes) >= 16 * 20_000,
-                    "{what}"
-                );
-            }
-        },
-    );
-}
-
-/// A plain TLS client that keeps many connections open at once and sends an
-/// exact number of requests.
-mod load {
-    use std::{
-        io::{Read, Write},
-        net::TcpStream,
-        time::Duration,
-    };
-
-    use openssl::ssl::{SslConnector, SslMethod, SslStream, SslVerifyMode, SslVersion};
-
-    pub fn run(port: u16, connections: usize, rounds: usize, body: &[u8]) {
-        let mut all: Vec<SslStream<TcpStream>> =
-            (0..connections).map(|i| connect(port, i)).collect();
-        let request = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", body.len());
-        for round in 0..rounds {
-            for stream in &mut all {
-                stream.write_all(request.as_bytes()).expect("a request");
-            }
-            for (i, stream) in all.iter_mut().enumerate() {
-                let got = answer(stream, body.len());
-                assert!(
-                    got == body,
-                    "round {round}, connection {i}: the body differs"
-                );
-            }
-        }
-        for stream in &mut all {
-            stream.shutdown().expect("close_notify");
-        }
-    }
-
-    /// Both versions, turn by turn.
-    fn connect(port: u16, turn: usize) -> SslStream<TcpStream> {
-        let mut builder = SslConnector::builder(SslMethod::tls()).expect("a connector");
-        builder.set_verify(SslVerifyMode::NONE);
-        let version = if turn.is_multiple_of(2) {
-            SslVersion::TLS1_3
-        } else {
-            SslVersion::TLS1_2
-        };
-        builder
-            .set_max_proto_version(Some(version))
-            .expect("a version");
-        let tcp = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
-        tcp.set_read_timeout(Some(Duration::from_secs(60)))
-            .expect("a timeout");
-        builder
-            .build()
-            .connect("localhost", tcp)
-            .expect("a handshake")
-    }
-
-    fn answer(stream: &mut SslStream<TcpStream>, len: usize) -> Vec<u8> {
-        let mut got = Vec::new();
-        let mut buffer = [0; 4096];
-        loop {
-            let n = stream.read(&mut buffer).expect("an answer");
-            assert!(n > 0, "nginx closed the connection");
-            got.extend_from_slice(&buffer[..n]);
-            if let Some(head) = got.windows(4).position(|w| w == b"\r\n\r\n") {
-                assert!(
-                    got.starts_with(b"HTTP/1.1 200 "),
-                    "{}",
-                    String::from_utf8_lossy(&got[..head])
-                );
-                if got.len() >= head + 4 + len {
-                    return got.split_off(head + 4);
-                }
-            }
-        }
-    }
 }
