@@ -54,6 +54,7 @@ reasons! {
     BadRecord = "bad-record", "A record failed its check, and OpenSSL reports it.";
     SocketError = "socket-error", "The socket failed or was reset.";
     Detached = "detached", "The direction was handed back to OpenSSL.";
+    Abandoned = "abandoned", "A thread was cancelled in a blocked call of this connection, or jumped out of it.";
     Stranger = "stranger", "Somebody used the TCP socket past the shim.";
     ForeignProcess = "foreign-process", "The connection belongs to another process.";
     OutOfMemory = "out-of-memory", "No memory.";

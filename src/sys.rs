@@ -7,7 +7,7 @@
 
 use core::arch::asm;
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI32, Ordering::*};
 use libc::{c_int, c_long};
 
 pub type Errno = i32;
@@ -107,20 +107,7 @@ pub fn dup_from(number: c_int, min: c_int) -> Result<c_int, Errno> {
 
 /// The soft limit of file numbers.
 pub fn fd_limit() -> Result<u64, Errno> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    let out = &raw mut limit as usize;
-    // SAFETY: pid 0 is this process; only the old value is asked for, into a
-    // structure of the kernel's layout (rlimit is rlimit64 on x86_64).
-    unsafe {
-        call(
-            libc::SYS_prlimit64,
-            [0, libc::RLIMIT_NOFILE as usize, 0, out, 0, 0],
-        )
-    }?;
-    Ok(limit.rlim_cur)
+    limits().map(|limit| limit.rlim_cur)
 }
 
 /// Sends the first `len` bytes of `value`.
@@ -209,6 +196,8 @@ pub fn write(number: c_int, bytes: &[u8]) -> Result<usize, Errno> {
 const HIGH_ENOUGH: u64 = 4096;
 /// Where our numbers begin; 0 until it was computed.
 static FLOOR: AtomicI32 = AtomicI32::new(0);
+/// Where the share ends that op sockets take below the limit.
+static CEILING: AtomicI32 = AtomicI32::new(0);
 
 /// Moves a descriptor of ours out of the numbers that the program counts on (P24),
 /// and closes the old number; on failure that stays open.
@@ -223,12 +212,81 @@ pub fn move_high(low: c_int) -> Result<c_int, Errno> {
         // First use, or the limit was lowered since.
         let floor = (fd_limit()? / 2).clamp(1, HIGH_ENOUGH) as c_int;
         FLOOR.store(floor, Relaxed);
+        CEILING.store(floor.saturating_add((fd_limit()? / 8) as c_int), Relaxed);
         high = dup_from(low, floor);
     }
     if high.is_ok() {
         close(low);
     }
     high
+}
+
+/// Soft and hard limit of descriptor numbers.
+fn limits() -> Result<libc::rlimit, Errno> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let out = &raw mut limit as usize;
+    // SAFETY: pid 0 is this process; only the old value is asked for, into a
+    // structure of the kernel's layout (rlimit is rlimit64 on x86_64).
+    unsafe {
+        call(
+            libc::SYS_prlimit64,
+            [0, libc::RLIMIT_NOFILE as usize, 0, out, 0, 0],
+        )
+    }?;
+    Ok(limit)
+}
+
+fn set_limits(limit: &libc::rlimit) -> Result<(), Errno> {
+    let from = core::ptr::from_ref(limit) as usize;
+    // SAFETY: the kernel reads one rlimit of this process's own.
+    unsafe {
+        call(
+            libc::SYS_prlimit64,
+            [0, libc::RLIMIT_NOFILE as usize, from, 0, 0, 0],
+        )
+    }
+    .map(drop)
+}
+
+/// One thread at a time moves the limit. A fork child may inherit a yes that nobody
+/// takes back: it then never moves it.
+static MOVING: AtomicBool = AtomicBool::new(false);
+
+/// Gives `low` a number that no call of the program's could ever get: above the soft
+/// limit, which is raised for the one call that it takes. A descriptor stays good
+/// when the limit falls below it.
+fn move_above(low: c_int) -> Result<c_int, Errno> {
+    let limit = limits()?;
+    if limit.rlim_cur >= limit.rlim_max || MOVING.swap(true, Acquire) {
+        return Err(libc::EMFILE);
+    }
+    let wide = libc::rlimit {
+        rlim_cur: limit.rlim_max,
+        rlim_max: limit.rlim_max,
+    };
+    let moved = set_limits(&wide).and_then(|()| {
+        let high = dup_from(low, limit.rlim_cur as c_int);
+        set_limits(&limit).map(|()| high)
+    });
+    MOVING.store(false, Release);
+    let high = moved??;
+    close(low);
+    Ok(high)
+}
+
+/// Moves an op socket to where it takes nothing from the program: a server lives to
+/// its limit of descriptors, and one more for each connection would halve it. The
+/// first few go where `move_high` puts them; then above the limit, and where there
+/// is no room above, no further connection is offloaded. On failure it is closed.
+pub fn move_op(low: c_int) -> Result<c_int, Errno> {
+    let high = move_high(low).inspect_err(|_| close(low))?;
+    if high < CEILING.load(Relaxed) {
+        return Ok(high);
+    }
+    move_above(high).inspect_err(|_| close(high))
 }
 
 /// The process, whatever the memory says (process.rs).
@@ -303,6 +361,39 @@ pub fn immortal<T>(value: T) -> Option<&'static mut T> {
 )]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_op_sockets_leave_the_program_its_numbers() {
+        // Limits belong to the process: a child has its own.
+        // SAFETY: the child makes system calls and leaves without unwinding.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let limit = libc::rlimit {
+                rlim_cur: 256,
+                rlim_max: limits().map_or(256, |l| l.rlim_max),
+            };
+            let room = set_limits(&limit).is_ok() && limit.rlim_max > 1024;
+            FLOOR.store(0, Relaxed);
+            let open = || socket(libc::AF_UNIX, libc::SOCK_STREAM, 0);
+            let mut above = 0;
+            let ours = (0..200).all(|_| match open().and_then(move_op) {
+                Ok(n) => {
+                    above += i32::from(n >= 256);
+                    n >= 128
+                }
+                Err(_) => false,
+            });
+            let theirs = (0..150).filter(|_| open().is_ok()).count();
+            let kept = fd_limit() == Ok(256);
+            let good = !room || (ours && above >= 160 && theirs == 150 && kept);
+            // SAFETY: ends the child only.
+            unsafe { libc::_exit(i32::from(!good)) };
+        }
+        let mut status = 1;
+        // SAFETY: our own child.
+        unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!(libc::WEXITSTATUS(status), 0);
+    }
 
     #[test]
     fn errors_come_back_as_numbers_and_errno_is_untouched() {

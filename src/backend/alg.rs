@@ -156,7 +156,7 @@ impl Backend for Alg {
 
     fn open(&self, aead: Aead) -> Result<i32, Errno> {
         let parent = self.parent(aead)?;
-        raise(sys::accept(parent, libc::SOCK_CLOEXEC)?)
+        sys::move_op(sys::accept(parent, libc::SOCK_CLOEXEC)?)
     }
 
     fn attach(

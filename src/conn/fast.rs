@@ -93,7 +93,7 @@ impl Connection {
         let got = unsafe { alg().recv_record(op, into.unwrap_or_default(), 0) };
         let Some(mut side) = self.read.lock() else {
             // A record is taken and cannot be put down.
-            self.poison();
+            self.poison(Reason::Panic);
             return Fast::Errno(libc::ECONNRESET);
         };
         match got {

@@ -314,7 +314,7 @@ impl Connection {
             // SAFETY: the buffer is this call's alone.
             let got = unsafe { alg().recv_record(op, &room, flags & libc::MSG_DONTWAIT) };
             let Some(mut side) = self.read.lock() else {
-                self.poison();
+                self.poison(Reason::Panic);
                 return errno::fail(libc::ECONNRESET);
             };
             let outcome = match got {
@@ -380,7 +380,7 @@ impl Connection {
                     side.seq = 0;
                     side.cipher = None;
                     if let Err(e) = self.rekey(Dir::Rx) {
-                        self.poison();
+                        self.poison(Reason::Panic);
                         return Err(e);
                     }
                 }
@@ -437,7 +437,7 @@ impl Connection {
                 );
             }
             // The kernel keeps the wire, or bytes of it: nobody could go on.
-            None => self.poison(),
+            None => self.poison(Reason::Panic),
         }
         self.rx.wire_busy.store(
             !side.wire.is_empty() || !side.staged.is_empty(),

@@ -105,7 +105,7 @@ struct Unfinished<'a>(&'a Connection);
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.0.poison();
+        self.0.poison(Reason::Abandoned);
     }
 }
 
@@ -162,7 +162,7 @@ impl Connection {
         }
         // A shim that has panicked can no longer vouch for its translation.
         if boundary::broken() {
-            self.poison();
+            self.poison(Reason::Panic);
             return send_error(libc::EPIPE, flags);
         }
         let mut accepted = 0usize;
@@ -195,7 +195,7 @@ impl Connection {
             if side.sending == thread::identity() {
                 // This thread left the kernel by a jump: did the record go out?
                 drop(side);
-                self.poison();
+                self.poison(Reason::Abandoned);
                 return Err(libc::EPIPE);
             }
             if side.sending != 0 {
@@ -212,7 +212,7 @@ impl Connection {
                 };
                 if goal > SEALED_MAX + 256 {
                     drop(side);
-                    self.poison();
+                    self.poison(Reason::Stranger);
                     return Err(libc::EPIPE);
                 }
                 if have >= HEADER && have == goal {
@@ -240,7 +240,7 @@ impl Connection {
             drop(side);
             let sent = self.forward(flags);
             let Some(mut side) = self.write.lock() else {
-                self.poison();
+                self.poison(Reason::Panic);
                 return Err(libc::EPIPE);
             };
             match sent {
@@ -270,7 +270,7 @@ impl Connection {
         let mut side = self.write.lock().ok_or(libc::EAGAIN)?;
         let Some((kind, n)) = self.open(&mut side) else {
             drop(side);
-            self.poison();
+            self.poison(Reason::Stranger);
             return Err(libc::EPIPE);
         };
         if kind == DATA && n == 1 && self.swallow.swap(false, Ordering::AcqRel) {
@@ -296,7 +296,7 @@ impl Connection {
             )
         };
         let Some(mut side) = self.write.lock() else {
-            self.poison();
+            self.poison(Reason::Panic);
             return Err(libc::EPIPE);
         };
         core::mem::forget(unfinished);
@@ -353,7 +353,7 @@ impl Connection {
                     side.cipher = None;
                     if self.rekey(Dir::Tx).is_err() {
                         // The peer expects the next key from here on.
-                        self.poison();
+                        self.poison(Reason::Panic);
                     }
                 }
             }
@@ -387,7 +387,7 @@ impl Connection {
                 );
             }
             // Raw bytes would still go out, with numbers that nobody keeps.
-            Err(_) => return self.poison(),
+            Err(_) => return self.poison(Reason::Panic),
         }
         self.tx.handbacks.fetch_add(1, Ordering::Relaxed);
         side.cipher = None;
@@ -399,10 +399,10 @@ impl Connection {
 
     /// Ends the connection rather than put an untranslated record on the wire.
     /// Takes no lock: it is what remains when a lock cannot be had.
-    pub fn poison(&self) {
+    pub fn poison(&self, reason: Reason) {
         self.dead.store(true, Ordering::Release);
         self.mark(mark::SLOW_ONLY);
-        self.tx.reason.set(Reason::Panic);
+        self.tx.reason.set(reason);
         for half in [&self.tx, &self.rx] {
             let fd = half.fd.load(Ordering::Acquire);
             // The number may be somebody else's socket by now.

@@ -18,6 +18,8 @@ use crate::openssl::{
     ssl::Table,
 };
 
+use crate::reason::Reason;
+
 use super::call::{AtFd, Call, real, real_later, written};
 use super::limit;
 
@@ -25,6 +27,9 @@ use super::limit;
 pub const IDLE: u8 = 0;
 pub const PLACEHOLDER: u8 = 1;
 pub const SLOW: u8 = 2;
+/// A thread is in the kernel with a fast write. Seen at the entry of another write it
+/// means that this thread never came back: by siglongjmp, or because it was cancelled.
+pub const FAST: u8 = 3;
 
 const RECORD: usize = 16_384;
 
@@ -103,6 +108,7 @@ impl Write<'_> {
         let partial = mode & SSL_MODE_ENABLE_PARTIAL_WRITE != 0;
         let record = self.conn.record.load(Ordering::Relaxed);
         let op = self.conn.tx.op.load(Ordering::Acquire);
+        self.conn.write_state.store(FAST, Ordering::Release);
         loop {
             // With partial writes OpenSSL returns after each record; so do we.
             let len = if partial {
@@ -122,6 +128,7 @@ impl Write<'_> {
                     Half::add(&self.conn.tx.key_records, sent.div_ceil(record));
                     done += sent;
                     if done >= self.n || partial {
+                        self.park(IDLE, 0);
                         return Ok(done);
                     }
                 }
@@ -129,7 +136,10 @@ impl Write<'_> {
                 Err(libc::EKEYEXPIRED) if !self.conn.dead.load(Ordering::Acquire) => {
                     crate::sys::nap();
                 }
-                Err(e) => return self.full(done, e),
+                Err(e) => {
+                    self.park(IDLE, 0);
+                    return self.full(done, e);
+                }
             }
         }
     }
@@ -196,6 +206,12 @@ impl Write<'_> {
                 // length 0 lets OpenSSL say so in its own words.
                 self.real(done, usize::from(self.n > done), 0)?;
                 self.park(IDLE, 0);
+            }
+            FAST => {
+                // How much of that write is on the wire, nobody knows; OpenSSL says
+                // "bad write retry" here and the connection is over.
+                self.conn.poison(Reason::Abandoned);
+                return self.slow(0, libc::EPIPE);
             }
             SLOW => return self.slow(self.conn.write_done.load(Ordering::Acquire).min(self.n), 0),
             _ => {}
