@@ -110,7 +110,7 @@ fn one(suite: Suite) {
     // SAFETY: both buffers are slices.
     let sent = unsafe { alg().send(op, &[iov(&data[..10]), iov(&data[10..])], 0) };
     assert_eq!(sent, Ok(data.len()));
-    assert_eq!(alg().send_record(op, 22, b"\x18\0\0\x01\0", 0), Ok(5));
+    assert_eq!(alg().send_record(op, 22, b"\x04\0\0\x01\0", 0), Ok(5));
     let mut got = Vec::new();
     for n in 0..3 {
         let (kind, text, explicit) = peer.next();
@@ -118,7 +118,7 @@ fn one(suite: Suite) {
         got.extend_from_slice(&text);
     }
     assert_eq!(got, data);
-    assert_eq!(peer.next(), (22, b"\x18\0\0\x01\0".to_vec(), nonce(3)));
+    assert_eq!(peer.next(), (22, b"\x04\0\0\x01\0".to_vec(), nonce(3)));
     assert_eq!(alg().sequence(op, Dir::Tx), Ok((7, nonce(4))));
 
     // A file, smaller records, and new keys.
