@@ -279,14 +279,19 @@ fn move_above(low: c_int) -> Result<c_int, Errno> {
 
 /// Moves an op socket to where it takes nothing from the program: a server lives to
 /// its limit of descriptors, and one more for each connection would halve it. The
-/// first few go where `move_high` puts them; then above the limit, and where there
-/// is no room above, no further connection is offloaded. On failure it is closed.
+/// first few go where `move_high` puts them, an eighth of the limit; then above the
+/// limit. Where there is no room above, another eighth goes below, and after that no
+/// further connection is offloaded. On failure it is closed.
 pub fn move_op(low: c_int) -> Result<c_int, Errno> {
     let high = move_high(low).inspect_err(|_| close(low))?;
     if high < CEILING.load(Relaxed) {
         return Ok(high);
     }
-    move_above(high).inspect_err(|_| close(high))
+    let last = CEILING.load(Relaxed).saturating_mul(2) - FLOOR.load(Relaxed);
+    match move_above(high) {
+        Err(_) if high < last => Ok(high),
+        other => other.inspect_err(|_| close(high)),
+    }
 }
 
 /// The process, whatever the memory says (process.rs).
