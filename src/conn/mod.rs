@@ -44,6 +44,7 @@ use core::sync::atomic::{
 use crate::openssl::ask::Live;
 use crate::openssl::ssl::Table;
 use crate::reason::{AtomicReason, Reason};
+use crate::record::cipher::RecordCipher;
 pub use crate::thread::ConnId;
 use lock::{Baton, Lock};
 use secrets::Secrets;
@@ -82,8 +83,6 @@ pub mod mark {
     pub const READ_SLOW_ONCE: u32 = 1 << 10;
     /// A real call ran while a placeholder was pending: the next write is OpenSSL's.
     pub const WRITE_SLOW_ONCE: u32 = 1 << 11;
-    /// 0-RTT calls were seen and the handshake has not ended.
-    pub const EARLY_DATA: u32 = 1 << 14;
     /// A real SSL_read found nothing more to read.
     pub const DRAINED: u32 = 1 << 12;
     /// A TLS 1.2 key reached its record limit.
@@ -268,6 +267,12 @@ impl Half {
         self.switch.release();
     }
 
+    /// The kernel carried records up to, not including, number `seq` of this key.
+    pub fn count_until(&self, seq: u64) {
+        let first = self.first_seq.load(Ordering::Relaxed);
+        Self::add(&self.records, seq.saturating_sub(first) as usize);
+    }
+
     pub fn add(counter: &AtomicU64, n: usize) {
         counter.fetch_add(n as u64, Ordering::AcqRel);
     }
@@ -420,6 +425,13 @@ impl Connection {
             .store(ptr::from_ref(live.table).cast_mut(), Ordering::Release);
         conn.ssl.store(live.ptr() as usize, Ordering::Release);
         Some((id, conn))
+    }
+
+    /// A cipher for the virtual wire: OpenSSL's key of a direction that the kernel has.
+    fn virtual_cipher(&self, dir: Dir) -> Option<RecordCipher> {
+        let table = self.table()?;
+        let mut secrets = self.secrets.lock()?;
+        RecordCipher::new(table.crypto, secrets.in_use(dir).as_ref()?)
     }
 
     /// The SSL object, alive as long as its connection.

@@ -78,7 +78,6 @@ impl Connection {
             self.rx.refused_errno.store(e, Ordering::Relaxed);
             return self.refuse(Reason::BackendUnavailable);
         }
-        self.unmark(mark::EARLY_DATA);
         if let Some(mut secrets) = self.secrets.lock() {
             secrets.suite = Some(suite);
         }

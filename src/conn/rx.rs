@@ -395,9 +395,7 @@ impl Connection {
 
     fn seal(&self, side: &mut ReadSide, kind: u8, payload: &[u8]) -> Option<()> {
         if side.cipher.is_none() {
-            let table = self.table()?;
-            let secrets = self.secrets.lock()?;
-            side.cipher = Some(RecordCipher::new(table.crypto, secrets.rx.as_ref()?)?);
+            side.cipher = Some(self.virtual_cipher(Dir::Rx)?);
         }
         let seq = side.seq;
         let mut buffer = side.wire.take(SEALED_MAX)?;
@@ -429,13 +427,7 @@ impl Connection {
             Some(detached)
         });
         match detached {
-            Some(detached) => {
-                let first = self.rx.first_seq.load(Ordering::Relaxed);
-                Half::add(
-                    &self.rx.records,
-                    detached.seq.saturating_sub(first) as usize,
-                );
-            }
+            Some(detached) => self.rx.count_until(detached.seq),
             // The kernel keeps the wire, or bytes of it: nobody could go on.
             None => self.poison(Reason::Panic),
         }
@@ -460,10 +452,7 @@ impl Connection {
         let half = self.half(dir);
         let op = half.op.load(Ordering::Acquire);
         if let Ok((seq, _)) = alg().sequence(op, dir) {
-            Half::add(
-                &half.records,
-                seq.saturating_sub(half.first_seq.load(Ordering::Relaxed)) as usize,
-            );
+            half.count_until(seq);
         }
         alg().rekey(op, dir, &keys.crypto_info(0, [0; 8]))?;
         *secrets.in_use(dir) = Some(keys);

@@ -106,10 +106,6 @@ impl Secrets {
         }
     }
 
-    pub fn has_traffic(&self, server: bool, dir: Dir) -> bool {
-        self.side(server, dir).traffic.is_some()
-    }
-
     pub fn generation(&self, server: bool, dir: Dir) -> u32 {
         self.side(server, dir).generation
     }

@@ -311,9 +311,7 @@ impl Connection {
 
     fn open(&self, side: &mut WriteSide) -> Option<(u8, usize)> {
         if side.cipher.is_none() {
-            let table = self.table()?;
-            let secrets = self.secrets.lock()?;
-            side.cipher = Some(RecordCipher::new(table.crypto, secrets.tx.as_ref()?)?);
+            side.cipher = Some(self.virtual_cipher(Dir::Tx)?);
         }
         let mut opened = sized(core::mem::take(&mut side.opened), PLAIN_MAX + 512)?;
         let found = side
@@ -379,13 +377,7 @@ impl Connection {
         }
         let op = self.tx.op.load(Ordering::Acquire);
         match alg().detach(op, Dir::Tx, &mut []) {
-            Ok(detached) => {
-                let first = self.tx.first_seq.load(Ordering::Relaxed);
-                Half::add(
-                    &self.tx.records,
-                    detached.seq.saturating_sub(first) as usize,
-                );
-            }
+            Ok(detached) => self.tx.count_until(detached.seq),
             // Raw bytes would still go out, with numbers that nobody keeps.
             Err(_) => return self.poison(Reason::Panic),
         }
