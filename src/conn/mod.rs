@@ -493,8 +493,9 @@ impl Connection {
         }
     }
 
-    /// This thread's I/O call succeeded without OpenSSL.
-    pub fn fast_success(&self) {
+    /// This thread's I/O call ended without OpenSSL: with success, or SSL_sendfile's with
+    /// an error that no later call mends.
+    pub fn fast_end(&self) {
         self.wants_by.store(0, Ordering::Relaxed);
         let me = crate::thread::identity();
         if self.fast_by.load(Ordering::Relaxed) != me {

@@ -46,6 +46,7 @@ opaque! {
 pub type KeylogCb = Option<unsafe extern "C" fn(*const Ssl, *const c_char)>;
 pub type PaddingCb = Option<unsafe extern "C" fn(*mut Ssl, c_int, usize, *mut c_void) -> usize>;
 
+pub const SSL_ERROR_WANT_READ: c_int = 2;
 pub const SSL_ERROR_WANT_WRITE: c_int = 3;
 pub const SSL_ERROR_SYSCALL: c_int = 5;
 

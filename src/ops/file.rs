@@ -64,7 +64,7 @@ fn by_kernel(conn: &Connection, fd: c_int, off: i64, size: usize) -> isize {
                 &conn.tx.key_records,
                 sent.div_ceil(conn.record.load(Ordering::Relaxed)),
             );
-            conn.fast_success();
+            conn.fast_end();
             sent as isize
         }
         Err(e) => {
@@ -73,7 +73,7 @@ fn by_kernel(conn: &Connection, fd: c_int, off: i64, size: usize) -> isize {
                 conn.sendfile_waits();
                 return errno::fail(libc::EAGAIN);
             }
-            conn.real_call();
+            conn.fast_end();
             errno::fail(e)
         }
     }

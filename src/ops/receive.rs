@@ -50,7 +50,7 @@ fn fast(call: &Call, conn: &Connection, out: &mut [u8], peek: bool) -> Result<us
     }
     match conn.fast_read(out, peek) {
         Fast::Done(got) => {
-            conn.fast_success();
+            conn.fast_end();
             Ok(got)
         }
         Fast::Slow => Err(AtFd {

@@ -11,11 +11,11 @@ pub use super::receive::{has_pending, peek, peek_ex, pending, read, read_ex};
 pub use super::transmit::{write, write_ex, write_ex2};
 
 use crate::backend::{Backend, alg};
-use crate::conn::{Lane, end, mark};
+use crate::conn::{Connection, Lane, end, mark};
 use crate::openssl::{
     Bio, KeylogCb, LibCtx, Method, PaddingCb, SSL_CTRL_SET_MAX_SEND_FRAGMENT, SSL_ERROR_SYSCALL,
-    SSL_ERROR_WANT_WRITE, SSL_NOTHING, SSL_SENT_SHUTDOWN, SSL_WRITING, Ssl, SslCtx, resolver,
-    ssl::Table,
+    SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_NOTHING, SSL_SENT_SHUTDOWN, SSL_WRITING, Ssl,
+    SslCtx, resolver, ssl::Table,
 };
 use crate::reason::Reason;
 
@@ -140,17 +140,24 @@ pub unsafe fn shutdown(ret: usize, s: *mut Ssl) -> c_int {
     call.around(AtFd::default(), |t| real!(t, SSL_shutdown, s))
 }
 
-/// SSL_sendfile that met a full socket left no trace in OpenSSL: say it here. What
-/// OpenSSL itself would say is the state of an older call.
+/// SSL_sendfile in the kernel leaves no trace in OpenSSL: whether it waits for room or has
+/// failed for good is said here. OpenSSL's own "wants to read" is that of an older call,
+/// and a program that believes it (nginx) waits for ever on a connection that was reset.
 ///
 /// # Safety
 /// As libssl's.
 pub unsafe fn get_error(ret: usize, s: *const Ssl, outcome: c_int) -> c_int {
     let call = call_of!(ret, s, SSL_ERROR_SYSCALL);
-    if outcome < 0 && call.conn().is_some_and(|(_, conn)| conn.wants_sendfile()) {
+    let conn = call.conn().map(|(_, conn)| conn);
+    if outcome < 0 && conn.is_some_and(Connection::wants_sendfile) {
         return SSL_ERROR_WANT_WRITE;
     }
-    real!(call.table, SSL_get_error, s, outcome)
+    let said = real!(call.table, SSL_get_error, s, outcome);
+    let stale = matches!(said, SSL_ERROR_WANT_READ | SSL_ERROR_WANT_WRITE);
+    if stale && conn.is_some_and(Connection::was_fast) {
+        return SSL_ERROR_SYSCALL;
+    }
+    said
 }
 
 /// After a fast success OpenSSL's own answer would be that of an older call.

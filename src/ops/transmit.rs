@@ -261,7 +261,7 @@ unsafe fn transmit(
         if conn.tx.lane() == Lane::Kernel || !idle {
             let outcome = write.run();
             if outcome.is_ok() {
-                conn.fast_success();
+                conn.fast_end();
             }
             return outcome;
         }
