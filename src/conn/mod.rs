@@ -101,6 +101,8 @@ pub mod flag {
     pub const SERVED: u32 = 1 << 2;
     /// ... and OpenSSL asked for more.
     pub const ASKED: u32 = 1 << 3;
+    /// OpenSSL has used one of its BIOs.
+    pub const USED_BIO: u32 = 1 << 4;
 }
 
 /// One direction.
@@ -503,11 +505,25 @@ impl Connection {
         }
     }
 
-    /// This thread makes a real I/O call: OpenSSL's own state speaks again.
-    pub fn real_call(&self) {
-        for by in [&self.wants_by, &self.fast_by] {
-            if by.load(Ordering::Relaxed) == crate::thread::identity() {
+    /// This thread makes a real I/O call: OpenSSL's own state speaks again. What it
+    /// said of us until now goes to `idle_call`, should the call come to nothing.
+    pub fn real_call(&self) -> [bool; 2] {
+        let me = crate::thread::identity();
+        [&self.wants_by, &self.fast_by].map(|by| {
+            let mine = by.load(Ordering::Relaxed) == me;
+            if mine {
                 by.store(0, Ordering::Relaxed);
+            }
+            mine
+        })
+    }
+
+    /// The real call left OpenSSL's state as an older one had: ours is the last word.
+    pub fn idle_call(&self, before: [bool; 2]) {
+        let me = crate::thread::identity();
+        for (by, mine) in [&self.wants_by, &self.fast_by].into_iter().zip(before) {
+            if mine {
+                by.store(me, Ordering::Relaxed);
             }
         }
     }

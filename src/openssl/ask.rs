@@ -1,6 +1,6 @@
 //! Small questions to libssl and libcrypto that several rooms ask.
 
-use super::{Bio, SSL_CTRL_MODE, SSL_NOTHING, SSL_READING, Ssl, SslCtx, crypto, ssl};
+use super::{Bio, SSL_CTRL_MODE, SSL_NOTHING, SSL_READING, SSL_WRITING, Ssl, SslCtx, crypto, ssl};
 use core::ffi::{CStr, c_int, c_long};
 
 /// An SSL object that is alive for as long as the hook runs, with the library it
@@ -35,8 +35,8 @@ getters! {
     pending -> c_int = |v| v, SSL_pending;
     is_renegotiating -> bool = |v| v != 0, SSL_renegotiate_pending;
     key_update -> c_int = |v| v, SSL_get_key_update_type;
-    /// OpenSSL waits for the socket to take more.
     wants_read -> bool = |v| v == SSL_READING, SSL_want;
+    wants_io -> bool = |v| matches!(v, SSL_READING | SSL_WRITING), SSL_want;
     /// The last call is to be repeated, for whatever reason.
     waits -> bool = |v| v != SSL_NOTHING, SSL_want;
     reads_ahead -> bool = |v| v != 0, SSL_get_read_ahead;

@@ -68,6 +68,7 @@ pub const SSL_CTRL_SET_MAX_SEND_FRAGMENT: c_int = 52;
 
 pub const BIO_C_GET_FD: c_int = 105;
 pub const BIO_C_SET_SSL: c_int = 109;
+pub const BIO_CTRL_FLUSH: c_int = 11;
 pub const BIO_CTRL_GET_KTLS_SEND: c_int = 73;
 
 pub const BIO_TYPE_SOCKET: c_int = 5 | 0x0400 | 0x0100;

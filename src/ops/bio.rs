@@ -9,14 +9,14 @@ use core::sync::atomic::Ordering;
 
 use crate::conn::{self, Connection, Half, Lane, mark, slab};
 use crate::openssl::{
-    BIO_C_GET_FD, BIO_C_SET_SSL, BIO_CTRL_GET_KTLS_SEND, Bio, Ssl, crypto, resolver,
+    BIO_C_GET_FD, BIO_C_SET_SSL, BIO_CTRL_FLUSH, BIO_CTRL_GET_KTLS_SEND, Bio, Ssl, crypto, resolver,
 };
 use crate::reason::Reason;
 use crate::{errno, thread};
 
 use super::call::{Call, known_or_new, real};
 
-use crate::conn::flag::IN_BIO;
+use crate::conn::flag::{IN_BIO, USED_BIO};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
@@ -54,7 +54,7 @@ fn count<'a>(
     let Some(conn) = counted(b, way) else {
         return real(crypto);
     };
-    thread::with_top(|frame| frame.flags |= IN_BIO);
+    thread::with_top(|frame| frame.flags |= IN_BIO | USED_BIO);
     let outcome = real(crypto);
     thread::with_top(|frame| frame.flags &= !IN_BIO);
     if outcome > 0 {
@@ -228,6 +228,9 @@ pub unsafe fn ctrl(
         unsafe { behind_bio(ret, parg.cast()) };
     }
     let before = thread::with_top(|frame| {
+        if command == BIO_CTRL_FLUSH {
+            frame.flags |= USED_BIO;
+        }
         let before = frame.flags;
         frame.flags |= IN_BIO;
         before

@@ -194,9 +194,10 @@ impl Call {
             // program's led to: the program's calls go past us (R10).
             conn.mark(mark::HIDDEN);
         }
-        if !at_fd.idle {
-            conn.real_call();
-        }
+        let said = match at_fd.idle {
+            true => [false; 2],
+            false => conn.real_call(),
+        };
         // (A read that meets a dry wire reads nothing, so nothing comes of it.)
         let idle = at_fd.writes || at_fd.read != 0;
         if !idle && conn.write_state.load(Ordering::Acquire) == super::transmit::PLACEHOLDER {
@@ -216,9 +217,16 @@ impl Call {
             });
         }
         let outcome = real(table);
+        let used = thread::with(token, |frame| frame.flags & flag::USED_BIO != 0);
         thread::pop(token);
         // The call may have freed the SSL (a callback did): then the id is stale.
         if slab::by_id(id).is_some() {
+            // SSL_shutdown refuses in mid-write, or in a handshake, without a look at
+            // the wire: if OpenSSL wants something then, that is what an older call
+            // wanted, before a fast one succeeded.
+            if said != [false; 2] && used == Some(false) && self.wants_io() {
+                conn.idle_call(said);
+            }
             conn.try_offload(self);
         }
         outcome
