@@ -61,6 +61,9 @@ pub struct WriteSide {
     messages: Messages,
     /// The thread that is in the kernel with `opened`, or 0.
     sending: usize,
+    /// The kernel refused the record `seq` for good. OpenSSL may repeat it, or go on
+    /// with the next one: it does when a ticket meets a connection that was reset.
+    refused: bool,
     /// File bytes that SSL_sendfile read and OpenSSL has not accepted yet.
     pub file: Vec<u8>,
     pub file_at: usize,
@@ -78,6 +81,7 @@ impl WriteSide {
             seq: 0,
             messages: Messages::new(),
             sending: 0,
+            refused: false,
             file: Vec::new(),
             file_at: 0,
         }
@@ -93,6 +97,7 @@ impl WriteSide {
     pub fn begin(&mut self, seq: u64) {
         self.seq = seq;
         self.cipher = None;
+        self.refused = false;
         self.messages = Messages::new();
         self.partial.clear();
         self.trace.forget();
@@ -303,7 +308,10 @@ impl Connection {
         side.sending = 0;
         let outcome = match got {
             Ok(_) => self.sent(&mut side, kind, payload),
-            Err(e) => Err(e),
+            Err(e) => {
+                side.refused = e != libc::EAGAIN && e != libc::EINTR;
+                Err(e)
+            }
         };
         side.opened = opened;
         outcome
@@ -314,10 +322,12 @@ impl Connection {
             side.cipher = Some(self.virtual_cipher(Dir::Tx)?);
         }
         let mut opened = sized(core::mem::take(&mut side.opened), PLAIN_MAX + 512)?;
-        let found = side
-            .cipher
-            .as_mut()?
-            .open(side.seq, &side.partial, &mut opened);
+        let cipher = side.cipher.as_mut()?;
+        let mut found = cipher.open(side.seq, &side.partial, &mut opened);
+        if found.is_err() && core::mem::take(&mut side.refused) {
+            side.seq = side.seq.wrapping_add(1);
+            found = cipher.open(side.seq, &side.partial, &mut opened);
+        }
         side.opened = opened;
         found.ok().map(|record| (record.kind, record.len))
     }
@@ -325,6 +335,7 @@ impl Connection {
     /// The record is on its way: what does it mean for the kernel's keys?
     fn sent(&self, side: &mut WriteSide, kind: u8, payload: &[u8]) -> Result<Sent, i32> {
         side.seq = side.seq.wrapping_add(1);
+        side.refused = false;
         Half::add(&self.tx.slow_records, 1);
         Half::add(&self.tx.key_records, 1);
         if kind == DATA {
