@@ -174,7 +174,11 @@ impl Line {
 
 /// All lines of a log; a log that was never opened has none.
 pub fn lines(log: &Path) -> Vec<Line> {
-    let text = fs::read_to_string(log).unwrap_or_default();
+    lines_in(&fs::read_to_string(log).unwrap_or_default())
+}
+
+/// The lines of a piece of a log.
+pub fn lines_in(text: &str) -> Vec<Line> {
     text.lines().map(Line::new).collect()
 }
 

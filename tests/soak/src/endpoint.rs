@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+/// `endpoint.c`, compiled for this machine.
+pub const PROGRAM: &str = env!("KTLSSHIM_SOAK_ENDPOINT");
+
 /// How endpoints are started.
 #[derive(Clone, Debug)]
 pub struct Launch {
