@@ -186,6 +186,15 @@ impl Nginx {
             .expect("a process id")
     }
 
+    /// Processor time that the worker has used, in ticks of 10 ms.
+    pub fn worker_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.worker())).expect("stat");
+        // The name, in parentheses, may hold spaces; utime and stime are the 12th and 13th after it.
+        let (_, fields) = stat.rsplit_once(") ").expect("a name");
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        ticks.map(|n| n.parse::<u64>().expect("ticks")).sum()
+    }
+
     /// Ends nginx the polite way: connections are closed one by one.
     pub fn stop(self) -> crate::programs::Outcome {
         self.running.stop(libc::SIGQUIT)

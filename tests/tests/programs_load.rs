@@ -57,6 +57,36 @@ fn two_hundred_connections_leave_nothing_behind() {
     );
 }
 
+/// A client that resets in the middle of a file, after an idle moment in which nginx's read had found
+/// nothing. The failed SSL_sendfile must not look like a wait for input: nginx would call it again for ever.
+#[test]
+fn a_reset_in_mid_file_ends_the_connection() {
+    const BIG: usize = 16 << 20;
+    let lab = Lab::new("nginx-reset");
+    files(&lab, &[100, BIG]);
+    for side in [Side::Plain, Side::Shim] {
+        let server = nginx(&lab, side);
+        for turn in 0..6 {
+            load::reset_in(server.port, turn, 100, BIG);
+        }
+        eventually("nginx closes what was reset", || {
+            established(server.port) == 0
+        });
+        let cpu = server.worker_ticks();
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let spent = server.worker_ticks() - cpu;
+        assert!(
+            spent < 20,
+            "{side:?}: an idle worker used {spent} ticks of 10 ms"
+        );
+        let log = server.stop().good().log;
+        if side == Side::Shim {
+            assert_eq!(log.len(), 6, "{log:#?}");
+            assert!(log.iter().all(|l| l.offloaded()), "{log:#?}");
+        }
+    }
+}
+
 /// The worker's open files, and the ALG sockets of this namespace.
 fn left_over(server: &Nginx) -> (usize, Option<String>) {
     let fds = fs::read_dir(format!("/proc/{}/fd", server.worker()))
@@ -136,6 +166,7 @@ mod load {
     use std::{
         io::{Read, Write},
         net::TcpStream,
+        os::fd::AsRawFd,
         time::Duration,
     };
 
@@ -160,6 +191,41 @@ mod load {
         for stream in &mut all {
             stream.shutdown().expect("close_notify");
         }
+    }
+
+    /// One small answer, then an answer of `big` bytes of which a little is read before the reset.
+    pub fn reset_in(port: u16, turn: usize, small: usize, big: usize) {
+        let mut stream = connect(port, turn);
+        let ask = |stream: &mut SslStream<TcpStream>, size: usize| {
+            let request = format!("GET /{size} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            stream.write_all(request.as_bytes()).expect("a request");
+        };
+        ask(&mut stream, small);
+        answer(&mut stream, small);
+        // nginx finds nothing to read meanwhile.
+        std::thread::sleep(Duration::from_millis(50));
+        ask(&mut stream, big);
+        let mut some = [0; 4096];
+        stream
+            .read_exact(&mut some)
+            .expect("the start of an answer");
+        // Some turns while nginx waits for room, some while it sends.
+        std::thread::sleep(Duration::from_millis(turn as u64 * 20));
+        let hard = libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        // SAFETY: the descriptor is the stream's; `hard` outlives the call.
+        let set = unsafe {
+            libc::setsockopt(
+                stream.get_ref().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_LINGER,
+                (&raw const hard).cast(),
+                size_of::<libc::linger>() as libc::socklen_t,
+            )
+        };
+        assert_eq!(set, 0, "SO_LINGER");
     }
 
     /// Both versions, turn by turn.
