@@ -36,7 +36,11 @@ pub struct Build {
 impl Build {
     pub fn run(self) -> Result<i32> {
         if self.part != Some(Part::Kmod) {
-            shim(!self.debug)?;
+            let release = !self.debug;
+            shim(release)?;
+            let profile = if release { "release" } else { "debug" };
+            let library = paths::target().join(profile).join("libktlsshim.so");
+            println!("{}", library.display());
         }
         if self.part != Some(Part::Shim) {
             let module = self.kernel.prepare()?.build_module()?;
@@ -56,14 +60,6 @@ pub fn shim(release: bool) -> Result<()> {
     if !build.status().context("cannot run cargo")?.success() {
         bail!("the shim does not build");
     }
-    let profile = if release { "release" } else { "debug" };
-    println!(
-        "{}",
-        paths::target()
-            .join(profile)
-            .join("libktlsshim.so")
-            .display()
-    );
     Ok(())
 }
 

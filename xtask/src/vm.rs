@@ -137,6 +137,8 @@ impl Vm {
         if self.here {
             return crate::here::run(&self.command, self.yes);
         }
+        // As the module is: what runs is what the sources say.
+        crate::build::shim(true)?;
         let ended = self.machine.run(&self.command, false, None)?;
         Ok(ended.code())
     }
