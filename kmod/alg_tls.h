@@ -10,8 +10,9 @@
  *	                                       │ sk: sock_hold() + ihold()
  *	                                       ▼
  *	TCP file ─▶ TCP inode (wait queue) ─▶ TCP sock
- *	                                       │ icsk_ulp_ops = alg_tls_ulp_ops
- *	                                       └ icsk_ulp_data = ctx (the claim)
+ *	                                       │ icsk_ulp_data = ctx (the claim)
+ *	                                       └ icsk_ulp_ops = alg_tls_ulp_ops,
+ *	                                         from the first claim on for life
  *
  * Memory
  *	ctx	made by accept(), freed by the op sock's destructor.  The op's
@@ -210,7 +211,7 @@ struct alg_tls_ctx {
 	struct sock *sk;		/* the TCP sock: alg_tls_sk() */
 	struct inode *inode;		/* of its socket */
 	/* all below: TCP lock */
-	bool claimed;			/* icsk_ulp_ops is ours */
+	bool claimed;			/* icsk_ulp_data is us */
 	bool gone;			/* the TCP sock was destroyed or closed */
 	int disconnects;		/* as at the claim; else ESTALE */
 
@@ -258,13 +259,13 @@ enum alg_tls_stat {
 	ALG_TLS_S_RXDETACH,
 	ALG_TLS_S_SENDFILEBYTES,
 	ALG_TLS_S_RXSTAGED,
+	ALG_TLS_S_RXURGENT,
 	ALG_TLS_S_OPS,
 	ALG_TLS_S_ERRCONTROL,	/* EIO */
 	ALG_TLS_S_ERRKEY,	/* EKEYEXPIRED */
 	ALG_TLS_S_ERRTAG,	/* EBADMSG */
 	ALG_TLS_S_ERRPROTO,	/* EPROTO */
 	ALG_TLS_S_ERRLEN,	/* EMSGSIZE */
-	ALG_TLS_S_ERRURG,	/* ESTRPIPE */
 	ALG_TLS_S_ERRSTALE,	/* ESTALE */
 	ALG_TLS_S_ERRNOCLOSE,	/* ENODATA */
 	ALG_TLS_S_ERRCUT,	/* ECONNABORTED */
@@ -447,6 +448,14 @@ void alg_tls_rx_detach(struct alg_tls_ctx *ctx);
  * TCP socket alive: the caller resets the connection.
  */
 bool alg_tls_rx_release(struct alg_tls_ctx *ctx);
+/*
+ * Is copied_seq where we left it?  TCP moves it as well: when an urgent byte
+ * that nobody read is followed by another one, the first is dropped.  A reader
+ * other than us may hide behind that, and is found out by the next tag.
+ */
+bool alg_tls_rx_in_step(struct alg_tls_ctx *ctx);
+/* rxd.err was set: give the program its low-water mark back. */
+void alg_tls_rx_failed(struct alg_tls_ctx *ctx);
 /* FIONREAD of the op: plaintext bytes that recv() gives without waiting for
  * TCP, i.e. the rest.
  */

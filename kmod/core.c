@@ -59,9 +59,6 @@ int alg_tls_count_err(struct alg_tls_ctx *ctx, int err)
 	case -EMSGSIZE:
 		alg_tls_stat_inc(ctx, ERRLEN);
 		break;
-	case -ESTRPIPE:
-		alg_tls_stat_inc(ctx, ERRURG);
-		break;
 	case -ESTALE:
 		alg_tls_stat_inc(ctx, ERRSTALE);
 		break;
@@ -84,6 +81,10 @@ int alg_tls_count_err(struct alg_tls_ctx *ctx, int err)
 int alg_tls_fail(struct alg_tls_ctx *ctx, struct alg_tls_dir *d, int err)
 {
 	d->err = err;
+	if (d == &ctx->rxd)
+		alg_tls_rx_failed(ctx);
+	/* who sleeps waits for what will not come */
+	alg_tls_wake(ctx);
 	return alg_tls_count_err(ctx, err);
 }
 
@@ -101,7 +102,7 @@ int alg_tls_check(struct alg_tls_ctx *ctx, struct alg_tls_dir *d)
 	if (sk->sk_disconnects != ctx->disconnects || tp->repair)
 		return alg_tls_fail(ctx, d, -ESTALE);
 	if (d == &ctx->rxd)
-		return ctx->rx.copied_seq == tp->copied_seq ?
+		return alg_tls_rx_in_step(ctx) ?
 			0 : alg_tls_fail(ctx, d, -ESTALE);
 	/* a FIN takes a number too; the sender gets EPIPE for it */
 	if (!(sk->sk_shutdown & SEND_SHUTDOWN) &&

@@ -63,6 +63,13 @@ static void rx_learn_lowat(struct alg_tls_ctx *ctx)
 		ctx->rx.lowat = ctx->sk->sk_rcvlowat;
 }
 
+/* These bytes are nobody's record: wake for any of them. */
+void alg_tls_rx_failed(struct alg_tls_ctx *ctx)
+{
+	rx_learn_lowat(ctx);
+	rx_set_lowat(ctx, ctx->rx.lowat);
+}
+
 /*
  * How much of a record may TCP collect for us?  All of it, if its buffer can
  * grow.  A buffer locked by SO_RCVBUF overflows when small segments, each
@@ -87,12 +94,11 @@ int alg_tls_rx_settle(struct alg_tls_ctx *ctx, bool asleep)
 	int whole, err = 0;
 	int need = 1;	/* the reader is to be told of an error */
 
-	rx_learn_lowat(ctx);
-	if (ctx->rxd.err || rx->eof) {
-		/* these bytes are nobody's record: wake for any of them */
-		rx_set_lowat(ctx, rx->lowat);
+	if (rx->eof) {
+		alg_tls_rx_failed(ctx);
 		return 0;
 	}
+	rx_learn_lowat(ctx);
 	whole = alg_tls_rx_look(ctx, &rec);
 	if (whole >= 0)
 		need = (rec.len ?: ALG_TLS_HDR) - rx->staged_len;
@@ -165,8 +171,6 @@ int alg_tls_rx_next(struct alg_tls_ctx *ctx, struct rx_call *c,
 	ret = alg_tls_rx_look(ctx, rec);
 	if (ret == -EPROTO || ret == -EMSGSIZE)
 		return alg_tls_fail(ctx, &ctx->rxd, ret);
-	if (ret == -ESTRPIPE && !c->copied)
-		return alg_tls_count_err(ctx, ret);
 	return ret ?: rx_end(ctx, c->copied);
 }
 

@@ -89,6 +89,12 @@ int alg_tls_rx_peek(struct alg_tls_ctx *ctx, unsigned int off, u8 *dst,
 		    unsigned int len);
 /* Take all that TCP holds, which must not be a whole record. */
 int alg_tls_rx_stage(struct alg_tls_ctx *ctx);
+/*
+ * TCP urgent data is not part of the stream, unless SO_OOBINLINE says so.  As
+ * recv() does: step over an urgent byte in the queue, staging what precedes it,
+ * which must not be a whole record.  1: done, look again; 0: there is none.
+ */
+int alg_tls_rx_urgent(struct alg_tls_ctx *ctx);
 /* Take @len wire bytes for good, staged ones first. */
 void alg_tls_rx_consume(struct alg_tls_ctx *ctx, unsigned int len);
 
@@ -102,8 +108,8 @@ void alg_tls_rx_drop_pages(struct alg_tls_rx *rx);
 
 /*
  * Is a whole record there?  1 yes, 0 no; *rec is filled as soon as the header
- * is known, else rec->len is 0.  -EPROTO, -EMSGSIZE, -ESTRPIPE say why there
- * never will be one; the caller decides whether that is sticky.
+ * is known, else rec->len is 0.  -EPROTO, -EMSGSIZE say why there never will
+ * be one; the caller decides whether that is sticky.
  */
 int alg_tls_rx_look(struct alg_tls_ctx *ctx, struct rx_rec *rec);
 /*

@@ -205,6 +205,19 @@ int alg_tls_rx_peek(struct alg_tls_ctx *ctx, unsigned int off, u8 *dst,
 	return 0;
 }
 
+/* As tcp_recvmsg() has it: an urgent mark that was passed is no more. */
+static void rx_done(struct alg_tls_ctx *ctx, unsigned int len)
+{
+	struct tcp_sock *tp = tcp_sk(ctx->sk);
+
+	tcp_read_done(ctx->sk, len);
+	ctx->rx.copied_seq = tp->copied_seq;
+	if (unlikely(tp->urg_data) && after(tp->copied_seq, tp->urg_seq)) {
+		WRITE_ONCE(tp->urg_data, 0);
+		tcp_fast_path_check(ctx->sk);
+	}
+}
+
 int alg_tls_rx_stage(struct alg_tls_ctx *ctx)
 {
 	struct alg_tls_rx *rx = &ctx->rx;
@@ -224,19 +237,52 @@ int alg_tls_rx_stage(struct alg_tls_ctx *ctx)
 			      tcp_sk(sk)->copied_seq, n);
 	if (err)
 		return err;
-	tcp_read_done(sk, n);
-	rx->copied_seq = tcp_sk(sk)->copied_seq;
+	rx_done(ctx, n);
 	rx->staged_len += n;
 	alg_tls_stat_add(ctx, RXSTAGED, n);
 	return 0;
+}
+
+int alg_tls_rx_urgent(struct alg_tls_ctx *ctx)
+{
+	struct sock *sk = ctx->sk;
+	struct tcp_sock *tp = tcp_sk(sk);
+	u32 off;
+	int err;
+
+	if (likely(!tp->urg_data) || sock_flag(sk, SOCK_URGINLINE))
+		return 0;
+	/* still to come, or set on a FIN */
+	if (!alg_tls_rx_skb(sk, NULL, tp->urg_seq, &off))
+		return 0;
+	err = alg_tls_rx_stage(ctx);
+	if (err)
+		return err;
+	rx_done(ctx, 1);
+	alg_tls_stat_inc(ctx, RXURGENT);
+	return 1;
+}
+
+bool alg_tls_rx_in_step(struct alg_tls_ctx *ctx)
+{
+	const struct tcp_sock *tp = tcp_sk(ctx->sk);
+	struct alg_tls_rx *rx = &ctx->rx;
+
+	if (likely(rx->copied_seq == tp->copied_seq))
+		return true;
+	if (!tp->urg_data || sock_flag(ctx->sk, SOCK_URGINLINE) ||
+	    before(tp->urg_seq, tp->copied_seq) ||
+	    before(tp->copied_seq, rx->copied_seq))
+		return false;
+	rx->copied_seq = tp->copied_seq;
+	return true;
 }
 
 void alg_tls_rx_consume(struct alg_tls_ctx *ctx, unsigned int len)
 {
 	struct alg_tls_rx *rx = &ctx->rx;
 
-	tcp_read_done(ctx->sk, len - rx->staged_len);
-	rx->copied_seq = tcp_sk(ctx->sk)->copied_seq;
+	rx_done(ctx, len - rx->staged_len);
 	rx->staged_len = 0;
 	if (rx->stage.page[0])
 		alg_tls_buf_free(&rx->stage, 0);

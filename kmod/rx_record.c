@@ -19,6 +19,8 @@
  * more pieces than rx->src has room for, or if a fragment is a page that
  * somebody else may still write (sendfile or vmsplice on this machine): some
  * AEADs read their source twice, first for the tag and then for the text.
+ * That is no complete shield: merging by GRO may lose the mark of such pages.
+ * What is left to gain needs write access to the pages that the *sender* sent.
  */
 
 #include <linux/mm.h>
@@ -54,40 +56,28 @@ static int rx_parse(const struct alg_tls_dir *d, struct rx_rec *rec)
 	return 0;
 }
 
-/* Is an urgent mark within the first @len bytes of the next record? */
-static bool rx_urgent(struct alg_tls_ctx *ctx, unsigned int len)
-{
-	const struct tcp_sock *tp = tcp_sk(ctx->sk);
-	u32 at;
-
-	if (likely(!tp->urg_data) || sock_flag(ctx->sk, SOCK_URGINLINE))
-		return false;
-	if (before(tp->urg_seq, tp->copied_seq) ||
-	    !before(tp->urg_seq, tp->rcv_nxt))
-		return false;
-	at = tp->urg_seq - tp->copied_seq;
-	return ctx->rx.staged_len + at < len;
-}
-
 int alg_tls_rx_look(struct alg_tls_ctx *ctx, struct rx_rec *rec)
 {
-	unsigned int have = ctx->rx.staged_len + rx_avail(ctx->sk);
 	int err;
 
-	rec->len = 0;
-	if (unlikely(rx_urgent(ctx, ALG_TLS_HDR)))
-		return -ESTRPIPE;
-	if (have < ALG_TLS_HDR)
-		return 0;
-	err = alg_tls_rx_peek(ctx, 0, rec->hdr, ALG_TLS_HDR);
-	if (err)
-		return err;
-	err = rx_parse(&ctx->rxd, rec);
-	if (err)
-		return err;
-	if (unlikely(rx_urgent(ctx, rec->len)))
-		return -ESTRPIPE;
-	return have >= rec->len;
+	do {
+		unsigned int have = ctx->rx.staged_len + rx_avail(ctx->sk);
+
+		rec->len = 0;
+		if (have >= ALG_TLS_HDR) {
+			err = alg_tls_rx_peek(ctx, 0, rec->hdr, ALG_TLS_HDR);
+			if (err)
+				return err;
+			err = rx_parse(&ctx->rxd, rec);
+			if (err)
+				return err;
+			if (have >= rec->len)
+				return 1;
+		}
+		/* is there more behind an urgent byte? */
+		err = alg_tls_rx_urgent(ctx);
+	} while (unlikely(err > 0));
+	return err;
 }
 
 /* ------------------------------------------------------------ source --- */

@@ -47,6 +47,9 @@
  *	the program sets meanwhile counts as a minimum and is left behind by
  *	detach.
  *
+ * TCP urgent data is no part of the stream and is stepped over, as recv() does
+ *	it; with SO_OOBINLINE on the TCP socket it is part of a record.
+ *
  * sendmsg() on the op
  *	application data, cut into records of at most the attached tx_max; a
  *	TLS_SET_RECORD_TYPE cmsg sends one record of that type instead.
@@ -68,7 +71,6 @@
  *	EPROTO		not a TLS record of this version (sticky; not consumed)
  *	EMSGSIZE	record length out of range (sticky; not consumed), or a
  *			control record larger than tx_max was sent
- *	ESTRPIPE	TCP urgent data inside the record (nothing consumed)
  *	ESTALE		somebody else read or wrote the TCP socket, or reconnected
  *			it (sticky)
  *	ENODATA		FIN at a record border, and no close_notify before it

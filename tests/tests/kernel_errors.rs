@@ -237,23 +237,27 @@ fn an_inner_plaintext_without_type_is_eproto() {
     });
 }
 
+/// The bytes of a stream that broke are for whoever reads the TCP fd: any of
+/// them is an event, and who sleeps on either fd learns of the error.
 #[test]
-fn urgent_data_inside_a_record_is_estrpipe() {
+fn a_sticky_error_gives_the_low_water_mark_back_and_wakes() {
     in_vm(|| {
         let mut link = Link::any();
-        link.check_rx();
-        let wire = link.peer.tx.seal(DATA, b"urgent", 0);
-        link.peer.raw(&wire[..10]);
-        assert_eq!(
-            sys::sendmsg(&link.peer.tcp, &[&wire[10..12]], &[], MSG_OOB),
-            Ok(2)
-        );
-        link.peer.raw(&wire[12..]);
-        assert!(eventually(|| link.op.take(10, MSG_DONTWAIT) != fail(EAGAIN)));
-        for _ in 0..2 {
-            assert_eq!(link.op.take(10, MSG_DONTWAIT), fail(ESTRPIPE));
-        }
-        assert_eq!(link.op.seq(Dir::Rx), 1);
+        let wire = link.peer.tx.seal(DATA, &[7; 1000], 0);
+        link.peer.raw(&wire[..100]);
+        link.arrived(100);
+        assert_eq!(link.op.take(10, MSG_DONTWAIT), fail(EAGAIN));
+        assert_eq!(net::poll(&link.tcp, POLLIN, ms(0)), 0, "part of a record");
+        let op = link.op.clone();
+        let reader = sleeper(move || op.take(10, 0));
+        let tcp = link.tcp.try_clone().unwrap();
+        let poller = sleeper(move || net::poll(&tcp, POLLIN, ms(10_000)));
+        (&link.tcp).read_exact(&mut [0; 10]).unwrap();
+        assert_eq!(link.op.take(10, MSG_DONTWAIT), fail(ESTALE));
+        assert_eq!(reader.end(), fail(ESTALE));
+        assert_eq!(poller.end(), POLLIN, "90 bytes wait");
+        let lowat = sys::get_int(&link.tcp, SOL_SOCKET, SO_RCVLOWAT);
+        assert_eq!(lowat, Ok(1));
     });
 }
 
