@@ -9,8 +9,9 @@
  *
  * Memory: keys arrive in a buffer on our stack, which is cleansed before
  * return; struct alg_tls_dir is built outside of the TCP lock, installed under
- * it, and what it replaces is freed after it.  The claim consists of the
- * module reference, sock and inode references of ctx->sk, and icsk_ulp_ops.
+ * it, and what it replaces is freed after it.  The claim consists of sock and
+ * inode references of ctx->sk and of icsk_ulp_data.  icsk_ulp_ops and its module
+ * reference are the TCP sock's from the first claim to its destruction.
  */
 #include <linux/file.h>
 #include <linux/module.h>
@@ -35,6 +36,16 @@ static bool alg_tls_sk_is_tcp(const struct sock *sk)
 static bool alg_tls_prot_is_tcp(const struct sock *sk)
 {
 	return sk->sk_prot == &tcp_prot || sk->sk_prot == sk->sk_prot_creator;
+}
+
+/* Is there a ULP that is not what an earlier op left behind? */
+static bool alg_tls_ulp_is_foreign(const struct sock *sk)
+{
+	const struct inet_connection_sock *icsk = inet_csk(sk);
+
+	if (icsk->icsk_ulp_ops == &alg_tls_ulp_ops)
+		return rcu_access_pointer(icsk->icsk_ulp_data);
+	return icsk->icsk_ulp_ops;
 }
 
 static u64 alg_tls_dir_seq(const struct alg_tls_dir *d)
@@ -90,7 +101,7 @@ static int alg_tls_may_claim(struct alg_tls_ctx *ctx, struct sock *sk)
 		return sk->sk_disconnects == ctx->disconnects ? 0 : -ESTALE;
 	if (ctx->gone)
 		return -ENOTCONN;
-	if (inet_csk(sk)->icsk_ulp_ops || sk->sk_user_data ||
+	if (alg_tls_ulp_is_foreign(sk) || sk->sk_user_data ||
 	    !alg_tls_prot_is_tcp(sk))
 		return -EBUSY;
 	return 0;
@@ -100,7 +111,8 @@ static void alg_tls_claim(struct alg_tls_ctx *ctx, struct sock *sk)
 {
 	struct inet_connection_sock *icsk = inet_csk(sk);
 
-	__module_get(THIS_MODULE);
+	if (!icsk->icsk_ulp_ops)
+		__module_get(THIS_MODULE);
 	sock_hold(sk);
 	ctx->inode = SOCK_INODE(sk->sk_socket);
 	ihold(ctx->inode);
@@ -262,6 +274,12 @@ static int alg_tls_rekey(struct alg_tls_ctx *ctx, int which, sockptr_t optval,
 	/* a new key is no cure for a stream that is out of step */
 	if (err)
 		goto out_release;
+	/* a renegotiation may change the cipher, a KeyUpdate may not */
+	err = -EINVAL;
+	if (new.version != d->version ||
+	    (new.version == TLS_1_3_VERSION && new.cipher != d->cipher))
+		goto out_release;
+	err = 0;
 	if (which == TLS_TX) {
 		/* what was accepted under the old key goes out under it */
 		err = alg_tls_tx_flush(ctx);
@@ -328,9 +346,9 @@ static int alg_tls_detach(struct alg_tls_ctx *ctx, char __user *optval,
 	if (!d->on)
 		goto out_release;
 	if (tx) {
-		/* a dead stream has no use for the open record */
+		/* EPIPE: a dead stream has no use for the open record */
 		err = alg_tls_tx_flush(ctx);
-		if (err == -EAGAIN || err == -ENOMEM)
+		if (err && err != -EPIPE)
 			goto out_release;
 	} else {
 		err = alg_tls_rx_detach_check(ctx, u64_to_user_ptr(det.staged),
@@ -384,10 +402,11 @@ void alg_tls_unclaim(struct alg_tls_ctx *ctx)
 		return;
 	lock_sock(sk);
 	if (ctx->txd.on) {
-		/* 0 is done, EPIPE and ESTALE: nobody to deliver to */
+		/* EPIPE: nobody to deliver to; nor is a connection made since */
 		int err = alg_tls_tx_flush(ctx);
 
-		reset |= err == -ENOMEM || err == -EAGAIN;
+		reset |= err && err != -EPIPE &&
+			 sk->sk_disconnects == ctx->disconnects;
 		alg_tls_tx_drop(ctx);
 		alg_tls_stat_dec(ctx, CURRTX);
 	}
@@ -396,18 +415,14 @@ void alg_tls_unclaim(struct alg_tls_ctx *ctx)
 		alg_tls_stat_dec(ctx, CURRRX);
 	}
 	if (ctx->claimed) {
-		struct inet_connection_sock *icsk = inet_csk(sk);
-
 		/*
-		 * getsockopt(TCP_ULP) and inet_diag look at the pointer twice,
-		 * without this lock, and a fault between may prolong that.  To
-		 * leave it set would close that, but then the socket could not
-		 * become a kTLS, sockmap or listening one any more.
+		 * icsk_ulp_ops stays, as that of every other ULP does, and so
+		 * does its module reference: getsockopt(TCP_ULP) and inet_diag
+		 * look at the pointer twice, without this lock, and a fault
+		 * between may take as long as the program likes.
 		 */
-		icsk->icsk_ulp_ops = NULL;
-		rcu_assign_pointer(icsk->icsk_ulp_data, NULL);
+		rcu_assign_pointer(inet_csk(sk)->icsk_ulp_data, NULL);
 		ctx->claimed = false;
-		module_put(THIS_MODULE);
 	}
 	if (reset)
 		alg_tls_reset(sk);

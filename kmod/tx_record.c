@@ -188,7 +188,8 @@ static int alg_tls_hand_over(struct alg_tls_ctx *ctx, struct alg_tls_out *out,
 	}
 
 	sk->sk_allocation = gfp;
-	WRITE_ONCE(tp->notsent_lowat, lowat);
+	/* TCP_NOTSENT_LOWAT takes no lock in later kernels: keep what it set */
+	cmpxchg(&tp->notsent_lowat, UINT_MAX, lowat);
 	WRITE_ONCE(sk->sk_sndbuf, sndbuf);
 	ctx->tx.write_seq = tp->write_seq;
 

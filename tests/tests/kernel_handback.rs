@@ -214,6 +214,32 @@ fn re_key_refuses_what_attach_refuses() {
     });
 }
 
+/// A KeyUpdate changes neither; a renegotiation may change the cipher.
+#[test]
+fn a_re_key_keeps_version_and_in_tls13_the_cipher() {
+    in_vm(|| {
+        let keys = Keys::random;
+        let (v12, v13) = (Version::Tls12, Version::Tls13);
+        let (small, large) = (Cipher::Aes128Gcm, Cipher::Aes256Gcm);
+        let mut link = Link::new(v13, small);
+        for dir in [Dir::Tx, Dir::Rx] {
+            assert_eq!(link.op.rekey(dir, &keys(v12, small)), fail(EINVAL));
+            assert_eq!(link.op.rekey(dir, &keys(v13, large)), fail(EINVAL));
+        }
+        link.check();
+        let mut link = Link::new(v12, small);
+        for dir in [Dir::Tx, Dir::Rx] {
+            assert_eq!(link.op.rekey(dir, &keys(v13, small)), fail(EINVAL));
+        }
+        link.check();
+        let (tx, rx) = (keys(v12, large), keys(v12, large));
+        link.op.rekey(Dir::Tx, &tx).expect("another cipher");
+        link.op.rekey(Dir::Rx, &rx).expect("another cipher");
+        (link.peer.tx, link.peer.rx) = (Half::new(rx), Half::new(tx));
+        link.check();
+    });
+}
+
 #[test]
 fn a_re_key_wakes_a_sleeping_reader_which_uses_the_new_key() {
     in_vm(|| {

@@ -206,6 +206,32 @@ fn a_socket_can_be_attached_again_by_a_new_op() {
     });
 }
 
+/// The kernel reads a socket's ULP without a lock, so it must never vanish.
+#[test]
+fn the_mark_of_a_claim_stays_for_the_tcp_sockets_life() {
+    in_vm(|| {
+        let before = references();
+        let link = Link::any();
+        let name = |tcp: &std::net::TcpStream| {
+            let mut name = [0; 16];
+            let len = sys::getsockopt(tcp, IPPROTO_TCP, TCP_ULP, &mut name).unwrap();
+            name[..len]
+                .split(|b| *b == 0)
+                .next()
+                .unwrap_or(b"")
+                .to_vec()
+        };
+        assert_eq!(name(&link.tcp), b"alg_tls");
+        drop(link.op);
+        assert_eq!(name(&link.tcp), b"alg_tls");
+        assert_eq!(references(), before + 1, "the module stays for it");
+        let ulp = sys::setsockopt(&link.tcp, IPPROTO_TCP, TCP_ULP, b"tls");
+        assert_eq!(ulp, fail(EEXIST));
+        drop((link.tcp, link.peer));
+        assert!(eventually(|| references() == before));
+    });
+}
+
 #[test]
 fn counters_count_and_return_to_zero() {
     in_vm(|| {
