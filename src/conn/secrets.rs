@@ -56,37 +56,33 @@ impl Secrets {
         self.server.handshake = None;
     }
 
-    /// Takes one line of the keylog. A side that the kernel serves moves to the
-    /// next generation by its own derivation; there the line only confirms it.
-    /// False: the derived secret and OpenSSL's differ.
-    pub fn learn(&mut self, label: Label, secret: Traffic, kernel: impl Fn(bool) -> bool) -> bool {
+    /// Takes one line of the keylog. A side that the kernel serves has moved to the next
+    /// generation by its own derivation, when the KeyUpdate crossed; the line comes later
+    /// and without a number, so it says nothing new.
+    pub fn learn(&mut self, label: Label, secret: Traffic, kernel: impl Fn(bool) -> bool) {
         let (is_server, generation) = match label {
             Label::ClientHandshake => {
                 self.client.handshake = Some(secret);
-                return true;
+                return;
             }
             Label::ServerHandshake => {
                 self.server.handshake = Some(secret);
-                return true;
+                return;
             }
             // `None` is "the next one", as 3.0 and later write it.
             Label::ClientTraffic(n) => (false, n),
             Label::ServerTraffic(n) => (true, n),
-            _ => return true,
+            _ => return,
         };
         let side = if is_server {
             &mut self.server
         } else {
             &mut self.client
         };
-        if kernel(is_server) {
-            let known = side.traffic.as_ref();
-            let now = generation.is_none_or(|n| n == side.generation);
-            return !now || known.is_some_and(|t| t.same(secret.as_slice()));
+        if !kernel(is_server) {
+            side.generation = generation.unwrap_or(side.generation.saturating_add(1));
+            side.traffic = Some(secret);
         }
-        side.generation = generation.unwrap_or(side.generation.saturating_add(1));
-        side.traffic = Some(secret);
-        true
     }
 
     fn side(&self, server: bool, dir: Dir) -> &Side {
