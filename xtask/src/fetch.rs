@@ -15,6 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::{host, paths};
 
 pub struct Apt {
+    state: PathBuf,
     options: Vec<String>,
 }
 
@@ -44,7 +45,7 @@ impl Apt {
             "Acquire::Retries=3".into(),
             "Acquire::Languages=none".into(),
         ];
-        let apt = Self { options };
+        let apt = Self { state, options };
         let spinner = spinner(format!("package lists of {release}"));
         host::run_quiet(apt.command("apt-get").arg("update"))
             .context("apt could not fetch the package lists; is the mirror reachable?")?;
@@ -85,18 +86,40 @@ impl Apt {
                 .arg("download")
                 .args(packages),
         )?;
-        for entry in fs::read_dir(&debs)? {
-            let deb = entry?.path();
-            spinner.set_message(format!(
-                "unpacking {}",
-                deb.file_name().unwrap_or_default().display()
-            ));
-            host::run_quiet(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(root))?;
-        }
+        unpack_all(&debs, root, &spinner)?;
         spinner.finish_and_clear();
         fs::remove_dir_all(&debs)?;
         Ok(())
     }
+
+    /// Downloads packages with all that they depend on, and unpacks them below `root`.
+    pub fn unpack_closure(&self, packages: &[&str], root: &Path) -> Result<()> {
+        let cache = self.state.join("cache/archives");
+        let spinner = spinner(format!("downloading {}", packages.join(" ")));
+        host::run_quiet(
+            self.command("apt-get")
+                .args(["install", "--yes", "--download-only"])
+                .args(["--no-install-recommends", "-o", "Debug::NoLocking=1"])
+                .args(packages),
+        )?;
+        unpack_all(&cache, root, &spinner)?;
+        spinner.finish_and_clear();
+        host::run_quiet(self.command("apt-get").arg("clean"))?;
+        Ok(())
+    }
+}
+
+fn unpack_all(debs: &Path, root: &Path, spinner: &ProgressBar) -> Result<()> {
+    for entry in fs::read_dir(debs)? {
+        let deb = entry?.path();
+        if deb.extension().is_none_or(|e| e != "deb") {
+            continue;
+        }
+        let name = deb.file_name().unwrap_or_default().display();
+        spinner.set_message(format!("unpacking {name}"));
+        host::run_quiet(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(root))?;
+    }
+    Ok(())
 }
 
 /// The release's own sources.list, with the system's mirror.

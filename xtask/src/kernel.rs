@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A kernel that the virtual machine can boot, and the module built for it.
 //!
-//! A `Kernel` is a description: which release's packages, which headers. `prepare` turns it into
-//! files under `target/kernels/NAME/`: `root/` (the unpacked packages), `vmlinux` (the ELF image out
-//! of Debian's bzImage: booting that by PVH saves the decompression under emulation) and `kmod/`
-//! (our module, built there so that several kernels and several people never share objects).
+//! `prepare` turns a `Kernel` into files under `target/kernels/NAME/`: `root/` (its modules, and of
+//! Debian's kernels the headers), `vmlinux` (the ELF image: booting that by PVH saves the
+//! decompression under emulation) and `kmod/` (our module, built there so that several kernels and
+//! several people never share objects). `kernel_debian.rs` fetches, `kernel_debug.rs` builds.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -14,23 +14,21 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-use crate::fetch::Apt;
-use crate::{fetch, host, paths};
+use crate::toolroot::ToolRoot;
+use crate::{fetch, host, kernel_debian, paths};
 
-/// Kernels that are known by name. Adding one means adding a line to `spec`.
+/// Kernels that are known by name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Kernel {
     /// Debian 12 (bookworm)
     #[value(name = "6.1")]
     Linux6_1,
-}
-
-struct Spec {
-    name: &'static str,
-    release: &'static str,
-    image: &'static str,
-    headers: &'static str,
-    kbuild: &'static str,
+    /// Debian 13 (trixie)
+    #[value(name = "6.12")]
+    Linux6_12,
+    /// The newest that Debian has for a stable release (trixie-backports)
+    #[value(name = "7")]
+    Linux7,
 }
 
 /// A kernel whose files are all there.
@@ -40,127 +38,66 @@ pub struct Prepared {
     pub version: String,
     pub vmlinux: PathBuf,
     pub dir: PathBuf,
+    headers: PathBuf,
+    /// The release whose compiler it takes, if not this machine's.
+    tools: Option<&'static str>,
 }
 
 impl Kernel {
-    fn spec(self) -> Spec {
+    fn name(self) -> &'static str {
         match self {
-            Self::Linux6_1 => Spec {
-                name: "6.1",
-                release: "bookworm",
-                image: "linux-image-amd64",
-                headers: "linux-headers-amd64",
-                kbuild: "linux-kbuild-6.1",
-            },
+            Self::Linux6_1 => "6.1",
+            Self::Linux6_12 => "6.12",
+            Self::Linux7 => "7",
         }
+    }
+
+    fn release(self) -> &'static str {
+        match self {
+            Self::Linux6_1 => "bookworm",
+            Self::Linux6_12 => "trixie",
+            Self::Linux7 => "trixie-backports",
+        }
+    }
+
+    /// The release whose compiler built it, unless this machine's will do.
+    fn tools(self) -> Option<&'static str> {
+        match self {
+            Self::Linux6_1 => None,
+            Self::Linux6_12 | Self::Linux7 => Some("trixie"),
+        }
+    }
+
+    fn dir(self) -> PathBuf {
+        paths::workspace().join("target/kernels").join(self.name())
     }
 
     /// `uname -r`, if it was fetched.
     pub fn version(self) -> Option<String> {
-        let dir = paths::workspace()
-            .join("target/kernels")
-            .join(self.spec().name);
-        fs::read_to_string(dir.join("version")).ok()
+        fs::read_to_string(self.dir().join("version")).ok()
     }
 
     /// Fetches and unpacks what is not there yet.
     pub fn prepare(self) -> Result<Prepared> {
-        let spec = self.spec();
-        let dir = paths::workspace().join("target/kernels").join(spec.name);
+        let (name, dir) = (self.name(), self.dir());
         let done = dir.join("version");
         if !done.exists() {
-            let _lock = host::lock(&format!("kernel-{}", spec.name))?;
+            let _lock = host::lock(&format!("kernel-{name}"))?;
             if !done.exists() {
-                fetch_kernel(&spec, &dir)
-                    .with_context(|| format!("cannot fetch Linux {}", spec.name))?;
+                kernel_debian::fetch(name, self.release(), &dir)
+                    .with_context(|| format!("cannot fetch Linux {name}"))?;
             }
         }
         let version = fs::read_to_string(&done)?.trim().to_owned();
         Ok(Prepared {
-            name: spec.name,
-            version,
+            name,
             vmlinux: dir.join("vmlinux"),
+            headers: dir.join(format!("root/usr/src/linux-headers-{version}")),
+            version,
             dir,
+            tools: self.tools(),
         })
     }
-}
-
-fn fetch_kernel(spec: &Spec, dir: &Path) -> Result<()> {
-    host::need(&[host::DEPMOD, host::XZ])?;
-    eprintln!(
-        "xtask: fetching Debian's Linux {} into {} (once)",
-        spec.name,
-        dir.display()
-    );
-    let root = dir.join("root");
-    if root.exists() {
-        fs::remove_dir_all(&root)?;
-    }
-    let apt = Apt::open(spec.release)?;
-    let image = apt.dependency(spec.image, "linux-image-")?;
-    let version = image.trim_start_matches("linux-image-").to_owned();
-    let headers = apt.dependency(spec.headers, "linux-headers-")?;
-    let common = apt.dependency(&headers, "linux-headers-")?;
-    if !headers.ends_with(&version) {
-        bail!("the mirror has image {version} but headers {headers}; try again later");
-    }
-    apt.unpack(&[image, headers.clone(), common, spec.kbuild.into()], &root)?;
-
-    // The headers' Makefile includes its common part by absolute path.
-    let makefile = root.join("usr/src").join(&headers).join("Makefile");
-    let text = fs::read_to_string(&makefile)?;
-    fs::write(
-        &makefile,
-        text.replace("/usr/src/", &format!("{}/usr/src/", root.display())),
-    )?;
-
-    let depmod = host::find("depmod").context("depmod")?;
-    host::run_quiet(Command::new(depmod).arg("-b").arg(&root).arg(&version))?;
-    let bzimage = root.join("boot").join(format!("vmlinuz-{version}"));
-    extract_vmlinux(&bzimage, &dir.join("vmlinux"))?;
-    fs::write(dir.join("version"), version)?;
-    Ok(())
-}
-
-/// Takes the ELF kernel out of a bzImage: the setup header says where the payload lies, the payload's
-/// last four bytes are its unpacked length (Documentation/x86/boot.rst).
-fn extract_vmlinux(bzimage: &Path, to: &Path) -> Result<()> {
-    let image = fs::read(bzimage).with_context(|| format!("{}", bzimage.display()))?;
-    let word = |at: usize| -> Result<usize> {
-        let bytes = image.get(at..at + 4).context("the image is too short")?;
-        Ok(u32::from_le_bytes(bytes.try_into()?) as usize)
-    };
-    if image.get(0x202..0x206) != Some(b"HdrS") {
-        bail!("{} is no bzImage", bzimage.display());
-    }
-    let start = (image[0x1f1] as usize + 1) * 512 + word(0x248)?;
-    let length = word(0x24c)?;
-    let payload = image
-        .get(start..start + length - 4)
-        .context("the payload lies outside the image")?;
-    let unpack: &[&str] = match payload {
-        [0xfd, b'7', b'z', ..] => &["xz", "-dc"],
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => &["zstd", "-dc"],
-        [0x1f, 0x8b, ..] => &["gzip", "-dc"],
-        _ => bail!("{}: unknown compression", bzimage.display()),
-    };
-    let packed = to.with_extension("packed");
-    fs::write(&packed, payload)?;
-    let status = Command::new(unpack[0])
-        .args(&unpack[1..])
-        .stdin(fs::File::open(&packed)?)
-        .stdout(fs::File::create(to)?)
-        .status()
-        .with_context(|| format!("cannot run {}", unpack[0]))?;
-    fs::remove_file(&packed)?;
-    let elf = fs::read(to)?;
-    if !status.success() || !elf.starts_with(b"\x7fELF") || elf.len() != word(start + length - 4)? {
-        bail!(
-            "{}: the payload did not unpack to the ELF kernel it promises",
-            bzimage.display()
-        );
-    }
-    Ok(())
 }
 
 impl Prepared {
@@ -168,10 +105,8 @@ impl Prepared {
         self.dir.join("root/lib/modules")
     }
 
-    pub fn headers(&self) -> PathBuf {
-        self.dir
-            .join("root/usr/src")
-            .join(format!("linux-headers-{}", self.version))
+    pub fn headers(&self) -> &Path {
+        &self.headers
     }
 
     /// The files of `wanted` modules and of all that they depend on, in order of insertion.
@@ -253,10 +188,12 @@ impl Prepared {
         if module.exists() && !sources.iter().any(|s| host::is_newer(&module, s)) {
             return Ok(module);
         }
-        host::need(&[host::GCC, host::GCC12, host::MAKE])?;
+        if self.tools.is_none() {
+            host::need(&[host::GCC, host::GCC12, host::MAKE])?;
+        }
         let progress = fetch::spinner(format!("building algif_tls.ko for Linux {}", self.version));
         let output = self
-            .make(&work)
+            .make(&work)?
             .arg("modules")
             .stdin(Stdio::null())
             .output()?;
@@ -276,8 +213,11 @@ impl Prepared {
     }
 
     /// `make` of this kernel's build system on a directory of module sources.
-    pub fn make(&self, module_dir: &Path) -> Command {
-        let mut make = Command::new("make");
+    fn make(&self, module_dir: &Path) -> Result<Command> {
+        let mut make = match self.tools {
+            Some(release) => ToolRoot::open(release)?.command("make"),
+            None => Command::new("make"),
+        };
         make.arg("-s")
             .arg("-C")
             .arg(self.headers())
@@ -287,7 +227,7 @@ impl Prepared {
             .env_remove("MFLAGS")
             .env_remove("CARGO_MAKEFLAGS");
         make.env("LC_ALL", "C").arg("-j2");
-        make
+        Ok(make)
     }
 }
 

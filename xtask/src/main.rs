@@ -15,6 +15,7 @@ mod here;
 mod host;
 mod image;
 mod kernel;
+mod kernel_debian;
 mod lint;
 mod paths;
 mod ports;
@@ -22,6 +23,7 @@ mod qemu;
 mod shell;
 mod soak;
 mod test;
+mod toolroot;
 mod vm;
 
 use clap::{Parser, Subcommand};
