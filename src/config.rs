@@ -42,6 +42,8 @@ pub struct Config {
     pub tls12_limit: AtLimit,
     /// Base name of the program, for the log.
     pub program: &'static [u8],
+    #[cfg(feature = "planted")]
+    pub plant: Option<crate::planted::Plant>,
 }
 
 const OFF: Config = Config {
@@ -53,6 +55,8 @@ const OFF: Config = Config {
     record_limit: RECORD_LIMIT,
     tls12_limit: AtLimit::Log,
     program: b"",
+    #[cfg(feature = "planted")]
+    plant: None,
 };
 
 const PATH: usize = libc::PATH_MAX as usize;
@@ -166,6 +170,9 @@ fn apply(c: &mut Config, name: &[u8], value: &[u8]) {
         (b"KTLSSHIM_BACKEND", b"off") => c.backend = Backend::Off,
         (b"KTLSSHIM_BACKEND", b"auto") => c.backend = Backend::Auto,
         (b"KTLSSHIM_PROGRAMS", v) if !allowed(v, c.program) => c.enabled = false,
+        // (Not in the manual: no shipped build knows it.)
+        #[cfg(feature = "planted")]
+        (name, v) if name.ends_with(b"_PLANT") => c.plant = crate::planted::Plant::named(v),
         _ => {}
     }
 }

@@ -12,6 +12,7 @@
 //! | `openssl` | finding libssl and libcrypto, and their functions |
 //! | `fdtable`, `thread`, `process` | which fd, which call, which process |
 //! | `config`, `reason`, `report` | what the user says, and is told |
+//! | `planted` | faults on purpose, for tests of the tests (off) |
 //! | `boundary`, `errno`, `real`, `sys` | the edge to C |
 
 // In a test a panic is the report, and the bounds are the test's own.
@@ -38,6 +39,7 @@ pub mod hooks;
 pub mod keys;
 pub mod openssl;
 pub mod ops;
+pub mod planted;
 pub mod process;
 pub mod real;
 pub mod reason;

@@ -9,6 +9,7 @@ use core::sync::atomic::Ordering;
 use super::rx::{DATA, PLAIN_MAX, iov, is_bad_record};
 use super::{Connection, Half, Lane, mark};
 use crate::backend::{Backend, alg};
+use crate::planted::{self, Plant};
 use crate::reason::Reason;
 
 /// What the fast lane has to say.
@@ -47,7 +48,8 @@ impl Connection {
         if matches!(
             e,
             libc::EIO | libc::ENODATA | libc::ENOTCONN | libc::EKEYEXPIRED
-        ) {
+        ) || e == libc::ECONNRESET && planted::is(Plant::ResetAsEof)
+        {
             return Fast::Slow;
         }
         if is_bad_record(e) {
@@ -66,7 +68,7 @@ impl Connection {
         if let (Some(to), Some(from)) = (out.get_mut(..n), have.get(..n)) {
             to.copy_from_slice(from);
         }
-        if !peek {
+        if !peek || planted::is(Plant::PeekConsumes) {
             side.hold.skip(n);
             self.held.store(side.hold.unread().len(), Ordering::Release);
         }
@@ -98,7 +100,8 @@ impl Connection {
         };
         match got {
             Ok((DATA, n)) => {
-                side.hold.put(hold, n.saturating_sub(direct));
+                let lost = usize::from(planted::is(Plant::DropHeld) && !peek);
+                side.hold.put(hold, n.saturating_sub(direct + lost));
                 self.held.store(side.hold.unread().len(), Ordering::Release);
                 Half::add(&self.rx.fast_bytes, n);
                 Half::add(&self.rx.fast_calls, 1);

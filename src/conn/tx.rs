@@ -21,6 +21,7 @@ use super::{ConnId, Connection, Dir, Half, Lane, mark};
 use crate::backend::{Backend, alg, sys};
 use crate::errno;
 use crate::keys::Version;
+use crate::planted::{self, Plant};
 use crate::reason::Reason;
 use crate::record::cipher::RecordCipher;
 use crate::record::messages::Messages;
@@ -278,7 +279,11 @@ impl Connection {
             self.poison(Reason::Stranger);
             return Err(libc::EPIPE);
         };
-        if kind == DATA && n == 1 && self.swallow.swap(false, Ordering::AcqRel) {
+        if kind == DATA
+            && n == 1
+            && self.swallow.swap(false, Ordering::AcqRel)
+            && !planted::is(Plant::KeepPlaceholder)
+        {
             side.seq = side.seq.wrapping_add(1);
             return Ok(Sent::Yes);
         }
@@ -366,7 +371,7 @@ impl Connection {
                     }
                 }
             }
-            (CHANGE_CIPHER_SPEC, Some(Version::Tls12)) => {
+            (CHANGE_CIPHER_SPEC, Some(Version::Tls12)) if !planted::is(Plant::DetachLate) => {
                 self.detach_tx(side, Lane::Watch, Reason::Renegotiating);
                 return Ok(Sent::Last);
             }

@@ -11,6 +11,7 @@ use crate::conn::fast::Fast;
 use crate::conn::{Connection, Half, Lane, flag, mark};
 use crate::openssl::ask::Live;
 use crate::openssl::{SSL_MODE_ASYNC, SSL_RECEIVED_SHUTDOWN, Ssl, ssl::Table};
+use crate::planted::{self, Plant};
 use crate::thread;
 
 use super::call::{AtFd, Call, real, written};
@@ -20,11 +21,12 @@ fn is_fast(live: &Live, conn: &Connection) -> bool {
     conn.rx.lane() == Lane::Kernel
         && !conn.is(mark::SLOW_ONLY)
         && !conn.rx.closed.load(Ordering::Acquire)
-        && !conn.rx.wire_busy.load(Ordering::Acquire)
+        && (planted::is(Plant::FastWhileWireBusy)
+            || !conn.rx.wire_busy.load(Ordering::Acquire) && conn.rx.level())
         && !conn.rx.message_open.load(Ordering::Acquire)
-        && conn.rx.level()
         && !live.in_init()
-        && live.shutdown_state() & SSL_RECEIVED_SHUTDOWN == 0
+        && (live.shutdown_state() & SSL_RECEIVED_SHUTDOWN == 0
+            || planted::is(Plant::IgnoreReceivedShutdown))
         && !live.has_pending()
         && !live.is_renegotiating()
         && live.mode() & SSL_MODE_ASYNC == 0

@@ -18,6 +18,7 @@ use crate::openssl::{
     ssl::Table,
 };
 
+use crate::planted::{self, Plant};
 use crate::reason::Reason;
 
 use super::call::{AtFd, Call, real, real_later, written};
@@ -38,11 +39,12 @@ pub fn is_fast(live: &Live, conn: &Connection, mode: c_long) -> bool {
     conn.tx.lane() == Lane::Kernel
         && !conn.is(mark::SLOW_ONLY)
         && !conn.tx.closed.load(Ordering::Acquire)
-        && !conn.tx.wire_busy.load(Ordering::Acquire)
+        && (planted::is(Plant::FastWhileWireBusy)
+            || !conn.tx.wire_busy.load(Ordering::Acquire) && conn.tx.level())
         && !conn.tx.message_open.load(Ordering::Acquire)
-        && conn.tx.level()
         && !live.in_init()
-        && live.key_update() == SSL_KEY_UPDATE_NONE
+        && (live.key_update() == SSL_KEY_UPDATE_NONE
+            || planted::is(Plant::FastWithKeyUpdatePending))
         && !live.is_renegotiating()
         && live.shutdown_state() & SSL_SENT_SHUTDOWN == 0
         && mode & SSL_MODE_ASYNC == 0
@@ -84,6 +86,7 @@ impl Write<'_> {
     }
 
     fn park(&self, state: u8, done: usize) {
+        let done = done * usize::from(!planted::is(Plant::ForgetWriteDone));
         self.conn.write_done.store(done, Ordering::Release);
         self.conn.write_state.store(state, Ordering::Release);
     }

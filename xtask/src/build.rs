@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask build`: the shim as it is shipped, and the module for a kernel.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +16,8 @@ pub enum Part {
     Shim,
     /// target/kernels/NAME/kmod/algif_tls.ko
     Kmod,
+    /// target/planted/libktlsshim.so: a shim with faults, for tests of the tests
+    Planted,
 }
 
 #[derive(Args, Debug)]
@@ -35,6 +38,10 @@ pub struct Build {
 
 impl Build {
     pub fn run(self) -> Result<i32> {
+        if self.part == Some(Part::Planted) {
+            println!("{}", planted()?.display());
+            return Ok(0);
+        }
         if self.part != Some(Part::Kmod) {
             let release = !self.debug;
             shim(release)?;
@@ -61,6 +68,18 @@ pub fn shim(release: bool) -> Result<()> {
         bail!("the shim does not build");
     }
     Ok(())
+}
+
+/// The shim that commits the fault which KTLSSHIM_PLANT names (src/planted.rs), in a profile, and so a
+/// place, of its own: nobody can take it for the one that is shipped.
+pub fn planted() -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--package", "ktlsshim"]);
+    build.args(["--profile", "planted", "--features", "planted"]);
+    if !build.status().context("cannot run cargo")?.success() {
+        bail!("the shim with faults does not build");
+    }
+    Ok(paths::target().join("planted/libktlsshim.so"))
 }
 
 /// The cargo that runs us, in the workspace.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
@@ -162,6 +162,7 @@ impl Test {
             .iter()
             .for_each(|p| selection.extend(["--test", p]));
         let copies = Copies::new()?;
+        let planted = copies.keep(&build::planted()?)?;
         let mut all = programs(&selection, tally)?;
         if self.program.is_empty() {
             all.extend(programs(&["--package", "ktlsshim", "--lib"], tally)?);
@@ -179,12 +180,18 @@ impl Test {
                 program.name,
                 expected.len()
             ));
-            self.in_vm(&program, &expected, tally);
+            self.in_vm(&program, &planted, &expected, tally);
         }
         Ok(())
     }
 
-    fn in_vm(&self, program: &Program, expected: &BTreeSet<String>, tally: &mut Tally) {
+    fn in_vm(
+        &self,
+        program: &Program,
+        planted: &Path,
+        expected: &BTreeSet<String>,
+        tally: &mut Tally,
+    ) {
         let mut argv = vec![
             program.path.display().to_string(),
             "--test-threads=1".into(),
@@ -197,6 +204,8 @@ impl Test {
         }
         let mut machine = self.machine.clone();
         machine.quiet = true;
+        let planted = planted.display();
+        machine.env.push(format!("KTLSSHIM_PLANTED={planted}"));
         machine.env.push(format!(
             "CARGO_MANIFEST_DIR={}",
             program.manifest_dir.display()
@@ -285,15 +294,17 @@ impl Copies {
 
     fn take(&self, mut programs: Vec<Program>) -> Result<Vec<Program>> {
         for program in &mut programs {
-            let name = program
-                .path
-                .file_name()
-                .context("a program without a name")?;
-            let copy = self.0.join(name);
-            fs::copy(&program.path, &copy).with_context(|| format!("{}", copy.display()))?;
-            program.path = copy;
+            program.path = self.keep(&program.path)?;
         }
         Ok(programs)
+    }
+
+    fn keep(&self, file: &Path) -> Result<PathBuf> {
+        let copy = self
+            .0
+            .join(file.file_name().context("a file without a name")?);
+        fs::copy(file, &copy).with_context(|| format!("{}", copy.display()))?;
+        Ok(copy)
     }
 }
 
