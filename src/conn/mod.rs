@@ -364,8 +364,8 @@ pub struct Connection {
     /// "nothing". Another thread may at the same time look into the failure of
     /// its own call (R20).
     fast_by: AtomicUsize,
-    /// The thread whose SSL_sendfile met a full socket: to it, SSL_get_error says
-    /// WANT_WRITE.
+    /// The thread whose SSL_sendfile met a full socket, or whose SSL_write did before a
+    /// peek of ours made OpenSSL forget it: to it, SSL_get_error says WANT_WRITE.
     wants_by: AtomicUsize,
     /// The translation cannot go on: nothing more may reach the wire.
     pub dead: AtomicBool,
@@ -532,14 +532,14 @@ impl Connection {
         self.fast_by.load(Ordering::Relaxed) == crate::thread::identity()
     }
 
-    /// This thread's SSL_sendfile found no room.
-    pub fn sendfile_waits(&self) {
+    /// This thread's write found no room, and OpenSSL does not know.
+    pub fn waits_for_room(&self) {
         self.real_call();
         self.wants_by
             .store(crate::thread::identity(), Ordering::Relaxed);
     }
 
-    pub fn wants_sendfile(&self) -> bool {
+    pub fn wants_room(&self) -> bool {
         self.wants_by.load(Ordering::Relaxed) == crate::thread::identity()
     }
 

@@ -70,7 +70,7 @@ fn by_kernel(conn: &Connection, fd: c_int, off: i64, size: usize) -> isize {
         Err(e) => {
             if e == libc::EAGAIN || e == libc::EINTR || e == libc::EKEYEXPIRED {
                 // EKEYEXPIRED: another thread is about to set the next key.
-                conn.sendfile_waits();
+                conn.waits_for_room();
                 return errno::fail(libc::EAGAIN);
             }
             conn.fast_end();

@@ -69,7 +69,8 @@ macro_rules! framed {
 /// What the shim holds unread, OpenSSL must know of before a call that changes what
 /// it does next: it puts off a renegotiation while data is pending, and a read that
 /// we serve from memory would never send what waits. It gets the bytes back, and
-/// one real peek makes them pending as they would be without us.
+/// one real peek makes them pending as they would be without us. What OpenSSL waited
+/// for is not changed by that: the program did not peek.
 fn show_held(call: &Call) {
     let Some((_, conn)) = call.conn().filter(|_| !call.is_nested()) else {
         return;
@@ -77,12 +78,16 @@ fn show_held(call: &Call) {
     if conn.held.load(Ordering::Acquire) == 0 {
         return;
     }
+    let waits_for_room = want_of(call) == SSL_WRITING;
     conn.give_back_held();
     let (s, mut byte) = (call.ptr(), 0u8);
     // SAFETY: the object is alive and the buffer has one byte.
     call.around(AtFd::default(), |t| unsafe {
         (t.SSL_peek)(s, (&raw mut byte).cast(), 1)
     });
+    if waits_for_room {
+        conn.waits_for_room();
+    }
 }
 
 // These only change what the next I/O call will do.
@@ -149,7 +154,7 @@ pub unsafe fn shutdown(ret: usize, s: *mut Ssl) -> c_int {
 pub unsafe fn get_error(ret: usize, s: *const Ssl, outcome: c_int) -> c_int {
     let call = call_of!(ret, s, SSL_ERROR_SYSCALL);
     let conn = call.conn().map(|(_, conn)| conn);
-    if outcome < 0 && conn.is_some_and(Connection::wants_sendfile) {
+    if outcome < 0 && conn.is_some_and(Connection::wants_room) {
         return SSL_ERROR_WANT_WRITE;
     }
     let said = real!(call.table, SSL_get_error, s, outcome);
@@ -165,11 +170,14 @@ pub unsafe fn get_error(ret: usize, s: *const Ssl, outcome: c_int) -> c_int {
 /// # Safety
 /// As libssl's.
 pub unsafe fn want(ret: usize, s: *const Ssl) -> c_int {
-    let call = call_of!(ret, s, SSL_NOTHING);
+    want_of(&call_of!(ret, s, SSL_NOTHING))
+}
+
+fn want_of(call: &Call) -> c_int {
     match call.conn() {
-        Some((_, conn)) if conn.wants_sendfile() => SSL_WRITING,
+        Some((_, conn)) if conn.wants_room() => SSL_WRITING,
         Some((_, conn)) if conn.was_fast() => SSL_NOTHING,
-        _ => real!(call.table, SSL_want, s),
+        _ => real!(call.table, SSL_want, call.ptr()),
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Relay {
     /// RST was seen from this side.
     pub broken: [bool; 2],
     pub moved: bool,
+    /// Where bytes are read to; kept, since clearing it at each look would cost more than the look.
+    room: Vec<u8>,
 }
 
 fn option(socket: &TcpStream, level: i32, name: i32, value: &[u8]) {
@@ -128,6 +130,7 @@ impl Relay {
             ways: [Way::new(), Way::new()],
             broken: [false; 2],
             moved: false,
+            room: vec![0; 65536],
         })
     }
 
@@ -188,9 +191,9 @@ impl Relay {
         if way.stalled || way.eof_in || self.broken[side] {
             return;
         }
-        let mut room = [0u8; 65536];
+        let room = &mut self.room;
         loop {
-            match end.read(&mut room) {
+            match end.read(room) {
                 Ok(0) => {
                     way.eof_in = true;
                     self.moved = true;
