@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::toolroot::ToolRoot;
-use crate::{fetch, host, kernel_debian, paths};
+use crate::{fetch, host, kernel_debian, kernel_debug, paths};
 
 /// Kernels that are known by name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -29,6 +29,8 @@ pub enum Kernel {
     /// The newest that Debian has for a stable release (trixie-backports)
     #[value(name = "7")]
     Linux7,
+    /// Debian 12's source with KASAN, lockdep, kmemleak and more, built here (slow)
+    Debug,
 }
 
 /// A kernel whose files are all there.
@@ -41,6 +43,8 @@ pub struct Prepared {
     headers: PathBuf,
     /// The release whose compiler it takes, if not this machine's.
     tools: Option<&'static str>,
+    /// Build the module so that it counts which of its lines run (the debug kernel only)
+    pub coverage: bool,
 }
 
 impl Kernel {
@@ -49,6 +53,7 @@ impl Kernel {
             Self::Linux6_1 => "6.1",
             Self::Linux6_12 => "6.12",
             Self::Linux7 => "7",
+            Self::Debug => "debug",
         }
     }
 
@@ -57,13 +62,14 @@ impl Kernel {
             Self::Linux6_1 => "bookworm",
             Self::Linux6_12 => "trixie",
             Self::Linux7 => "trixie-backports",
+            Self::Debug => "bookworm",
         }
     }
 
     /// The release whose compiler built it, unless this machine's will do.
     fn tools(self) -> Option<&'static str> {
         match self {
-            Self::Linux6_1 => None,
+            Self::Linux6_1 | Self::Debug => None,
             Self::Linux6_12 | Self::Linux7 => Some("trixie"),
         }
     }
@@ -77,25 +83,53 @@ impl Kernel {
         fs::read_to_string(self.dir().join("version")).ok()
     }
 
-    /// Fetches and unpacks what is not there yet.
+    /// How many times longer than on Debian's kernel a test may take.
+    pub fn slowness(self) -> u64 {
+        if self == Self::Debug { 8 } else { 1 }
+    }
+
+    /// More of its command line. `kasan_multi_shot`: the second report may be the one that matters.
+    /// The time-outs: an emulated CPU on a busy machine may stand still for half a minute.
+    pub fn parameters(self) -> &'static str {
+        match self {
+            Self::Debug => "kasan_multi_shot kmemleak=on rcupdate.rcu_cpu_stall_timeout=180",
+            _ => "",
+        }
+    }
+
+    fn is_there(self, dir: &Path) -> bool {
+        match self {
+            Self::Debug => kernel_debug::is_current(dir),
+            _ => dir.join("version").exists(),
+        }
+    }
+
+    /// Fetches, unpacks and builds what is not there yet.
     pub fn prepare(self) -> Result<Prepared> {
         let (name, dir) = (self.name(), self.dir());
-        let done = dir.join("version");
-        if !done.exists() {
+        if !self.is_there(&dir) {
             let _lock = host::lock(&format!("kernel-{name}"))?;
-            if !done.exists() {
-                kernel_debian::fetch(name, self.release(), &dir)
-                    .with_context(|| format!("cannot fetch Linux {name}"))?;
+            if !self.is_there(&dir) {
+                match self {
+                    Self::Debug => kernel_debug::build(&dir).context("no debug kernel")?,
+                    _ => kernel_debian::fetch(name, self.release(), &dir)
+                        .with_context(|| format!("cannot fetch Linux {name}"))?,
+                }
             }
         }
-        let version = fs::read_to_string(&done)?.trim().to_owned();
+        let version = fs::read_to_string(dir.join("version"))?.trim().to_owned();
+        let headers = match self {
+            Self::Debug => dir.join("source"),
+            _ => dir.join(format!("root/usr/src/linux-headers-{version}")),
+        };
         Ok(Prepared {
             name,
             vmlinux: dir.join("vmlinux"),
-            headers: dir.join(format!("root/usr/src/linux-headers-{version}")),
+            headers,
             version,
             dir,
             tools: self.tools(),
+            coverage: false,
         })
     }
 }
@@ -181,8 +215,14 @@ impl Prepared {
         Ok(copy)
     }
 
+    /// Where the module is built.
+    pub fn work(&self) -> PathBuf {
+        let name = if self.coverage { "kmod-gcov" } else { "kmod" };
+        self.dir.join(name)
+    }
+
     fn build_module_locked(&self) -> Result<PathBuf> {
-        let work = self.dir.join("kmod");
+        let work = self.work();
         let sources = link_sources(&paths::kmod_sources(), &work)?;
         let module = work.join("algif_tls.ko");
         if module.exists() && !sources.iter().any(|s| host::is_newer(&module, s)) {
@@ -227,6 +267,9 @@ impl Prepared {
             .env_remove("MFLAGS")
             .env_remove("CARGO_MAKEFLAGS");
         make.env("LC_ALL", "C").arg("-j2");
+        if self.coverage {
+            make.arg("GCOV_PROFILE=y");
+        }
         Ok(make)
     }
 }

@@ -16,10 +16,12 @@ mod host;
 mod image;
 mod kernel;
 mod kernel_debian;
+mod kernel_debug;
 mod lint;
 mod paths;
 mod ports;
 mod qemu;
+mod roots;
 mod shell;
 mod soak;
 mod test;
@@ -59,6 +61,8 @@ enum Verb {
     Clean(clean::Clean),
     /// Show the main job: nginx and curl, with and without ktlsshim
     Demo(demo::Demo),
+    /// Fetch other OpenSSLs to test with
+    Roots(roots::Roots),
     /// Compare random programs with and without ktlsshim, for as long as you like
     Soak(soak::Soak),
 }
@@ -73,6 +77,7 @@ fn main() {
         Verb::Doctor(verb) => verb.run(),
         Verb::Clean(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
+        Verb::Roots(verb) => verb.run(),
         Verb::Soak(verb) => verb.run(),
     };
     match result {

@@ -19,6 +19,8 @@ pub struct Qemu<'a> {
     pub console: &'a Path,
     pub cpus: u32,
     pub memory: u32,
+    /// What this kernel's command line needs besides
+    pub parameters: &'a str,
     pub icount: bool,
     pub tty: bool,
 }
@@ -38,7 +40,8 @@ impl Qemu<'_> {
         qemu.args(["-m", &format!("{}M", self.memory)]);
         qemu.arg("-kernel").arg(self.vmlinux);
         qemu.arg("-initrd").arg(self.initrd);
-        qemu.args(["-append", COMMAND_LINE]);
+        qemu.arg("-append");
+        qemu.arg(format!("{COMMAND_LINE} {}", self.parameters));
         qemu.args(["-serial", &format!("file:{}", escape(self.console))]);
         qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         share(&mut qemu, "hostroot", Path::new("/"), ",readonly=on");

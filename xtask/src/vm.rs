@@ -56,6 +56,7 @@ const PASSED: &[&str] = &[
 ];
 
 pub const DEFAULT_TIMEOUT: u64 = 600;
+const DEFAULT_MEMORY: u32 = 2048;
 
 #[derive(Args, Clone, Debug)]
 pub struct Machine {
@@ -66,7 +67,7 @@ pub struct Machine {
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub cpus: u32,
     /// Memory in MiB; the guest's writable layer and /run live in it too
-    #[arg(long, default_value_t = 2048, value_name = "MIB")]
+    #[arg(long, default_value_t = DEFAULT_MEMORY, value_name = "MIB")]
     pub memory: u32,
     /// Count instructions: one CPU, and rdtsc returns the number of instructions executed
     #[arg(long)]
@@ -83,6 +84,9 @@ pub struct Machine {
     /// Add or pass on an environment variable
     #[arg(long = "env", short = 'e', value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
+    /// Count which lines of the module run: OUT/gcov/*.gcda (the debug kernel only)
+    #[arg(long)]
+    pub coverage: bool,
     /// Say nothing but what the command says
     #[arg(long, short)]
     pub quiet: bool,
@@ -169,7 +173,11 @@ impl Machine {
 
     fn launch(&self, argv: &[String], cwd: &Path, tty: bool, tap: Tap) -> Result<Ended> {
         host::need(&[host::QEMU])?;
-        let kernel = self.kernel.prepare()?;
+        if self.coverage && self.kernel != Kernel::Debug {
+            bail!("--coverage takes --kernel debug: no other kernel counts");
+        }
+        let mut kernel = self.kernel.prepare()?;
+        kernel.coverage = self.coverage;
         let (out, private) = run_dirs()?;
         // Copies: what a colleague, or an impatient editor, builds meanwhile must not reach this run.
         let module = match self.no_module {
@@ -201,6 +209,23 @@ impl Machine {
             eprintln!("vm: exit status {} after {seconds:.1} s", ended.status);
         }
         Ok(ended)
+    }
+
+    /// Unless somebody asked for so many seconds, a slow kernel gets more of them.
+    fn patience(&self) -> Duration {
+        let factor = match self.timeout {
+            DEFAULT_TIMEOUT => self.kernel.slowness(),
+            _ => 1,
+        };
+        Duration::from_secs(self.timeout * factor)
+    }
+
+    /// KASAN's shadow, lockdep's tables and kmemleak's notes want memory too.
+    fn memory(&self) -> u32 {
+        match (self.memory, self.kernel) {
+            (DEFAULT_MEMORY, Kernel::Debug) => 2 * DEFAULT_MEMORY,
+            (asked, _) => asked,
+        }
     }
 }
 
@@ -235,7 +260,8 @@ impl Run<'_> {
             out: &self.out,
             console: &self.console(),
             cpus: self.machine.cpus,
-            memory: self.machine.memory,
+            memory: self.machine.memory(),
+            parameters: self.machine.kernel.parameters(),
             icount: self.machine.icount,
             tty: self.tty,
         };
@@ -251,7 +277,7 @@ impl Run<'_> {
         }
         let child = qemu.spawn().context("cannot start qemu-system-x86_64")?;
         drop(qemu); // holds the guest's ends of the ports; only QEMU may, or we never see their end
-        Ok(ports.attend(child, tap, Duration::from_secs(self.machine.timeout)))
+        Ok(ports.attend(child, tap, self.machine.patience()))
     }
 
     /// The path that a user would preload, if nothing was built to copy.
@@ -280,6 +306,8 @@ impl Run<'_> {
         }
         env.push(pair("KTLSSHIM", &self.shim().to_string_lossy()));
         env.push(pair("KTLSSHIM_VM", "1"));
+        let slowness = self.machine.kernel.slowness();
+        env.push(pair("KTLSSHIM_TEST_SLOWNESS", &slowness.to_string()));
         if let Some(module) = &self.module {
             env.push(pair("KTLSSHIM_KMOD", &module.to_string_lossy()));
         }
@@ -329,7 +357,7 @@ impl Run<'_> {
         let status = match finish {
             Finish::Exited(status) => status,
             Finish::Timeout => {
-                let patience = self.machine.timeout;
+                let patience = self.machine.patience().as_secs();
                 eprintln!("vm: no end after {patience} s (--timeout): machine killed");
                 124
             }
