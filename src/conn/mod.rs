@@ -355,6 +355,10 @@ pub struct Connection {
     /// and how many of its bytes are sent.
     pub write_state: AtomicU8,
     pub write_done: AtomicUsize,
+    /// Of a placeholder: where in the program's buffer its byte is, and the buffer's
+    /// address, for OpenSSL takes no other at the retry.
+    pub held_at: AtomicUsize,
+    pub held_in: AtomicUsize,
     /// Bytes in `WriteSide::file` that OpenSSL has not taken.
     pub file_left: AtomicUsize,
     /// The cipher that the op socket was opened for (`keys::Aead`).
@@ -395,6 +399,8 @@ impl Connection {
             held: AtomicUsize::new(0),
             write_state: AtomicU8::new(0),
             write_done: AtomicUsize::new(0),
+            held_at: AtomicUsize::new(0),
+            held_in: AtomicUsize::new(0),
             file_left: AtomicUsize::new(0),
             op_aead: AtomicU8::new(0),
             identity: Lock::new(Identity::new()),
@@ -449,6 +455,8 @@ impl Connection {
         for count in [
             &self.held,
             &self.write_done,
+            &self.held_at,
+            &self.held_in,
             &self.file_left,
             &self.fast_by,
             &self.wants_by,

@@ -14,7 +14,7 @@ use crate::config::config;
 use crate::conn::{ConnId, Connection, mark, slab};
 use crate::openssl::ask::Live;
 use crate::openssl::crypto::ExData;
-use crate::openssl::{Ssl, resolver, slot, ssl::Table};
+use crate::openssl::{SSL_KEY_UPDATE_NONE, Ssl, resolver, slot, ssl::Table};
 use crate::process::{self, Phase};
 use crate::{boundary, conn, thread};
 
@@ -200,9 +200,11 @@ impl Call {
         };
         // (A read that meets a dry wire reads nothing, so nothing comes of it.)
         let idle = at_fd.writes || at_fd.read != 0;
-        if !idle && conn.write_state.load(Ordering::Acquire) == super::transmit::PLACEHOLDER {
-            // With a full wire libssl may park an alert or a ticket that only the
-            // next real write sends, while its getters look idle.
+        // With a full wire libssl may park an alert or a ticket that only the next real
+        // write sends, while its getters look idle.
+        let full = conn.write_state.load(Ordering::Acquire) == super::transmit::PLACEHOLDER;
+        let parks = !idle && full && !conn.is(mark::WRITE_SLOW_ONCE);
+        if parks {
             conn.mark(mark::WRITE_SLOW_ONCE);
         }
         context::listen(self);
@@ -221,6 +223,10 @@ impl Call {
         thread::pop(token);
         // The call may have freed the SSL (a callback did): then the id is stale.
         if slab::by_id(id).is_some() {
+            if parks && !self.in_init() && self.key_update() != SSL_KEY_UPDATE_NONE {
+                // It was a KeyUpdate: its answer has a getter, and a place (transmit.rs).
+                conn.unmark(mark::WRITE_SLOW_ONCE);
+            }
             // SSL_shutdown refuses in mid-write, or in a handshake, without a look at
             // the wire: if OpenSSL wants something then, that is what an older call
             // wanted, before a fast one succeeded.

@@ -6,6 +6,13 @@
 //! byte's record, the *placeholder*, is swallowed when OpenSSL hands it over at the
 //! retry, and the real bytes go the fast way. A BIO of the program's own may accept
 //! the byte instead of failing: there no placeholder is used (R6).
+//!
+//! A KeyUpdate that arrived meanwhile is answered by OpenSSL after a write that it has
+//! begun. Then the placeholder stays until the real bytes are sent, for as long as
+//! OpenSSL holds it the write has begun:
+//!
+//!     plain      data data data(full)|      retry: data data       next: KeyUpdate data
+//!     here       send...............|hold   retry: send...|swallow  next: KeyUpdate data
 
 use core::ffi::{c_int, c_long, c_void};
 use core::sync::atomic::Ordering;
@@ -14,8 +21,8 @@ use crate::backend::{Backend, alg};
 use crate::conn::{Connection, Half, Lane, mark};
 use crate::openssl::ask::Live;
 use crate::openssl::{
-    SSL_KEY_UPDATE_NONE, SSL_MODE_ASYNC, SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_SENT_SHUTDOWN, Ssl,
-    ssl::Table,
+    SSL_KEY_UPDATE_NONE, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, SSL_MODE_ASYNC,
+    SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_SENT_SHUTDOWN, Ssl, ssl::Table,
 };
 
 use crate::planted::{self, Plant};
@@ -36,6 +43,13 @@ const RECORD: usize = 16_384;
 
 /// May this write go to the op socket, past OpenSSL?
 pub fn is_fast(live: &Live, conn: &Connection, mode: c_long) -> bool {
+    is_open(live, conn, mode)
+        && (live.key_update() == SSL_KEY_UPDATE_NONE
+            || planted::is(Plant::FastWithKeyUpdatePending))
+}
+
+/// Could it, if there is no KeyUpdate to send before it?
+fn is_open(live: &Live, conn: &Connection, mode: c_long) -> bool {
     conn.tx.lane() == Lane::Kernel
         && !conn.is(mark::SLOW_ONLY)
         && !conn.tx.closed.load(Ordering::Acquire)
@@ -43,8 +57,6 @@ pub fn is_fast(live: &Live, conn: &Connection, mode: c_long) -> bool {
             || !conn.tx.wire_busy.load(Ordering::Acquire) && conn.tx.level())
         && !conn.tx.message_open.load(Ordering::Acquire)
         && !live.in_init()
-        && (live.key_update() == SSL_KEY_UPDATE_NONE
-            || planted::is(Plant::FastWithKeyUpdatePending))
         && !live.is_renegotiating()
         && live.shutdown_state() & SSL_SENT_SHUTDOWN == 0
         && mode & SSL_MODE_ASYNC == 0
@@ -107,7 +119,13 @@ impl Write<'_> {
         }
     }
 
-    fn fast(&self, mut done: usize, mode: c_long) -> Result<usize, c_int> {
+    fn fast(&self, done: usize, mode: c_long) -> Result<usize, c_int> {
+        self.send(done, mode)
+            .or_else(|(done, e)| self.full(done, e))
+    }
+
+    /// By the kernel. Err: what was sent, and why no more.
+    fn send(&self, mut done: usize, mode: c_long) -> Result<usize, (usize, i32)> {
         let partial = mode & SSL_MODE_ENABLE_PARTIAL_WRITE != 0;
         let record = self.conn.record.load(Ordering::Relaxed);
         let op = self.conn.tx.op.load(Ordering::Acquire);
@@ -141,10 +159,36 @@ impl Write<'_> {
                 }
                 Err(e) => {
                     self.park(IDLE, 0);
-                    return self.full(done, e);
+                    return Err((done, e));
                 }
             }
         }
+    }
+
+    /// The retry of a write whose placeholder OpenSSL holds, with a KeyUpdate to answer
+    /// after it. None: no such case, or one in which OpenSSL has something to say first.
+    fn overtake(&self, done: usize, mode: c_long) -> Option<Result<usize, c_int>> {
+        let at = self.conn.held_at.load(Ordering::Acquire);
+        let moved = self.conn.held_in.load(Ordering::Acquire) != self.buf as usize
+            && mode & SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER == 0;
+        let answers = self.call.key_update() != SSL_KEY_UPDATE_NONE;
+        if !answers || moved || self.n <= done || self.conn.is(mark::WRITE_SLOW_ONCE) {
+            return None;
+        }
+        if !is_open(&self.call, self.conn, mode) {
+            return None;
+        }
+        Some(match self.send(done, mode) {
+            Ok(done) => self.real(at, 1, 0).map(|_| {
+                self.park(IDLE, 0);
+                done
+            }),
+            Err((done, e)) => {
+                let outcome = self.real(at, 1, e).err().unwrap_or(-1);
+                self.park(PLACEHOLDER, done);
+                Err(outcome)
+            }
+        })
     }
 
     /// The kernel did not take the bytes from `done` on.
@@ -159,6 +203,10 @@ impl Write<'_> {
         self.conn.swallow.store(true, Ordering::Release);
         match self.real(done, 1, e) {
             Err(outcome) => {
+                self.conn.held_at.store(done, Ordering::Release);
+                self.conn
+                    .held_in
+                    .store(self.buf as usize, Ordering::Release);
                 self.park(PLACEHOLDER, done);
                 Err(outcome)
             }
@@ -205,6 +253,9 @@ impl Write<'_> {
         match self.conn.write_state.load(Ordering::Acquire) {
             PLACEHOLDER => {
                 done = self.conn.write_done.load(Ordering::Acquire).min(self.n);
+                if let Some(outcome) = self.overtake(done, self.call.mode()) {
+                    return outcome;
+                }
                 // The program must repeat at least what it asked for; with less,
                 // length 0 lets OpenSSL say so in its own words.
                 self.real(done, usize::from(self.n > done), 0)?;
