@@ -24,7 +24,8 @@ impl Apt {
     pub fn open(release: &str) -> Result<Self> {
         if host::find("apt-get").is_none() || host::find("dpkg-deb").is_none() {
             bail!(
-                "kernels come as Debian packages: apt-get and dpkg-deb are needed (Debian, Ubuntu)"
+                "kernels and other OpenSSLs come as Debian packages: apt-get and dpkg-deb are needed \
+                 (Debian, Ubuntu)"
             );
         }
         let state = paths::workspace().join("target/kernels/apt").join(release);
@@ -72,6 +73,15 @@ impl Apt {
             .find(|p| p.starts_with(prefix))
             .map(str::to_owned)
             .with_context(|| format!("{meta} depends on no {prefix}…; is the mirror complete?"))
+    }
+
+    /// The version of a package that this release has, if it has it.
+    pub fn candidate(&self, package: &str) -> Result<Option<String>> {
+        let text = host::run_quiet(self.command("apt-cache").args(["policy", package]))?;
+        let found = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("Candidate: "));
+        Ok(found.filter(|v| *v != "(none)").map(str::to_owned))
     }
 
     /// Downloads packages and unpacks them below `root`.
