@@ -162,6 +162,14 @@ pub fn shutdown(socket: c_int) {
     };
 }
 
+/// TCP's own word on whether it takes anything: a send of nothing, which fails as any
+/// other would and puts nothing on the wire.
+pub fn can_send(socket: c_int) -> Result<(), Errno> {
+    let flags = (libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) as usize;
+    // SAFETY: no bytes, so nothing is read at the null address.
+    unsafe { call(libc::SYS_sendto, [int(socket), 0, 0, flags, 0, 0]) }.map(|_| ())
+}
+
 /// Tells apart sockets that had the same number one after the other.
 pub fn cookie(socket: c_int) -> Result<u64, Errno> {
     let mut cookie = 0u64;
