@@ -74,6 +74,10 @@ pub struct Relay {
     pub ways: [Way; 2],
     /// RST was seen from this side.
     pub broken: [bool; 2],
+    /// This side has closed its socket: whatever is given to it is answered by an RST.
+    pub gone: [bool; 2],
+    /// Such bytes were given.
+    provoked: [bool; 2],
     pub moved: bool,
     /// Where bytes are read to; kept, since clearing it at each look would cost more than the look.
     room: Vec<u8>,
@@ -97,6 +101,21 @@ fn count(socket: &TcpStream, what: libc::c_ulong) -> usize {
     // SAFETY: FIONREAD and SIOCOUTQNSD write one int.
     unsafe { libc::ioctl(socket.as_raw_fd(), what, &mut n) };
     n.max(0) as usize
+}
+
+/// Waits until the socket at this port knows that it was reset: a busy kernel may put that off.
+fn await_reset(port: u16) {
+    let until = Instant::now() + Duration::from_secs(2);
+    let local = format!(":{port:04X} ");
+    let is_there = || {
+        let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap_or_default();
+        let mut lines = table.lines().skip(1);
+        // `sl: local remote state …`; a socket that was reset is in no table.
+        lines.any(|line| line.split_once(": ").is_some_and(|(_, l)| l[..14].contains(&local)))
+    };
+    while is_there() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Bytes that were not sent yet. (What was sent but not acknowledged lies in the receiver's queue on
@@ -129,6 +148,8 @@ impl Relay {
             ends: [Some(client), Some(server)],
             ways: [Way::new(), Way::new()],
             broken: [false; 2],
+            gone: [false; 2],
+            provoked: [false; 2],
             moved: false,
             room: vec![0; 65536],
         })
@@ -239,6 +260,7 @@ impl Relay {
                     way.at += n;
                     way.burst += n;
                     way.given += n as u64;
+                    self.provoked[to] |= self.gone[to];
                     self.moved = true;
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
@@ -273,6 +295,11 @@ impl Relay {
             }
             let linger = [1i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat();
             option(&end, libc::SOL_SOCKET, libc::SO_LINGER, &linger);
+            let peer = end.peer_addr();
+            drop(end);
+            if let Ok(peer) = peer {
+                await_reset(peer.port());
+            }
             self.moved = true;
         }
     }
@@ -289,7 +316,11 @@ impl Relay {
             }
             None => true,
         };
-        let delivered = match &self.ends[1 - side] {
+        let to = 1 - side;
+        if self.provoked[to] && !self.broken[to] {
+            return false;
+        }
+        let delivered = match &self.ends[to] {
             Some(end) => way.held || (way.waiting() == 0 && count(end, SIOCOUTQNSD) == 0),
             None => true,
         };
@@ -313,7 +344,8 @@ impl Relay {
             still += 1;
             // A full receive buffer will not empty by itself; anything else is only slow.
             let full = (0..2).all(|side| quiet[side] || self.ways[side].waiting() > 0);
-            if still > if full { 12 } else { 100 } {
+            let answered = (0..2).all(|side| !self.provoked[side] || self.broken[side]);
+            if still > if !answered { 4000 } else if full { 12 } else { 100 } {
                 return quiet;
             }
             std::thread::sleep(Duration::from_micros(500));

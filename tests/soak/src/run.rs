@@ -33,43 +33,43 @@ pub struct Lane {
 }
 
 #[derive(Default, Clone)]
-struct EndState {
-    blocking: bool,
-    timeout: bool,
-    parked: bool,
-    fd_closed: bool,
-    fin: bool,
+pub(crate) struct EndState {
+    pub(crate) blocking: bool,
+    pub(crate) timeout: bool,
+    pub(crate) parked: bool,
+    pub(crate) fd_closed: bool,
+    pub(crate) fin: bool,
     /// A call failed for good: nothing is to be expected from it.
-    broken: bool,
+    pub(crate) broken: bool,
     /// SSL_get_shutdown.
-    shutdown: i64,
+    pub(crate) shutdown: i64,
     /// A KeyUpdate or a ticket waits for the next call that does I/O.
-    waiting: bool,
+    pub(crate) waiting: bool,
 }
 
-struct Runner<'a> {
-    program: &'a Program,
-    ends: [&'a mut Endpoint; 2],
-    relay: Relay,
-    lane: Lane,
-    state: [EndState; 2],
+pub(crate) struct Runner<'a> {
+    pub(crate) program: &'a Program,
+    pub(crate) ends: [&'a mut Endpoint; 2],
+    pub(crate) relay: Relay,
+    pub(crate) lane: Lane,
+    pub(crate) state: [EndState; 2],
     /// Application bytes sent *by* this side and not yet read.
-    out: [i64; 2],
+    pub(crate) out: [i64; 2],
     /// Clear bytes likewise.
-    clear: [i64; 2],
+    pub(crate) clear: [i64; 2],
     /// The stream *from* this side holds data whose record borders may differ.
-    loose: [bool; 2],
-    lag: [bool; 2],
+    pub(crate) loose: [bool; 2],
+    pub(crate) lag: [bool; 2],
     /// All that this side sent has arrived.
-    quiet: [bool; 2],
-    step: usize,
-    patience: Duration,
-    careful: bool,
-    empty: bool,
+    pub(crate) quiet: [bool; 2],
+    pub(crate) step: usize,
+    pub(crate) patience: Duration,
+    pub(crate) careful: bool,
+    pub(crate) empty: bool,
 }
 
 /// A value of an answer.
-fn value(answer: &str, name: &str) -> i64 {
+pub(crate) fn value(answer: &str, name: &str) -> i64 {
     let found = answer
         .split(' ')
         .find_map(|w| w.strip_prefix(name)?.strip_prefix('='));
@@ -286,7 +286,7 @@ impl Runner<'_> {
     }
 
     /// Both ends run their commands at once; the answers, in order.
-    fn phase(&mut self, commands: [&[String]; 2]) -> Result<[Vec<String>; 2]> {
+    pub(crate) fn phase(&mut self, commands: [&[String]; 2]) -> Result<[Vec<String>; 2]> {
         for (side, list) in commands.iter().enumerate() {
             for command in *list {
                 self.ends[side].send(command)?;
@@ -320,7 +320,7 @@ impl Runner<'_> {
     }
 
     /// One command at one end, the wire at rest before and after.
-    fn send(&mut self, side: usize, command: &str) -> Result<String> {
+    pub(crate) fn send(&mut self, side: usize, command: &str) -> Result<String> {
         let way = &self.relay.ways[1 - side];
         let command = [format!("{command} have={}", way.given)];
         let lists: [&[String]; 2] = if side == 0 {
@@ -336,7 +336,7 @@ impl Runner<'_> {
         Ok(answer)
     }
 
-    fn both(&mut self, commands: [&[String]; 2]) -> Result<()> {
+    pub(crate) fn both(&mut self, commands: [&[String]; 2]) -> Result<()> {
         self.release(0);
         self.release(1);
         let answers = self.phase(commands)?;
@@ -350,7 +350,7 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn note(&mut self, side: usize, text: &str) {
+    pub(crate) fn note(&mut self, side: usize, text: &str) {
         self.lane
             .transcript
             .push((self.step, format!("{} {text}", SIDES[side].letter())));
@@ -397,7 +397,7 @@ impl Runner<'_> {
     }
 
     /// Bytes that waited for a reader at this side are delivered.
-    fn release(&mut self, side: usize) {
+    pub(crate) fn release(&mut self, side: usize) {
         let way = &mut self.relay.ways[1 - side];
         if way.held {
             way.held = false;
@@ -405,14 +405,14 @@ impl Runner<'_> {
         }
     }
 
-    fn hold(&mut self, side: usize) {
+    pub(crate) fn hold(&mut self, side: usize) {
         if self.lag[side] {
             self.relay.ways[1 - side].held = true;
         }
     }
 
     /// May a single call at this end wait for ever?
-    fn may_wait(&self, side: usize) -> bool {
+    pub(crate) fn may_wait(&self, side: usize) -> bool {
         let state = &self.state[side];
         let peer = &self.state[1 - side];
         let something = self.out[1 - side] > 0
@@ -424,19 +424,19 @@ impl Runner<'_> {
         state.blocking && !state.timeout && !something
     }
 
-    fn polite(&self) -> bool {
+    pub(crate) fn polite(&self) -> bool {
         self.state.iter().all(|s| !s.blocking || s.timeout)
     }
 
     /// Can single calls of a reader at this side be compared?
-    fn exact(&self, side: usize) -> bool {
+    pub(crate) fn exact(&self, side: usize) -> bool {
         self.program.end(side_of(side)).receive_buffer >= 1 << 20
             && self.quiet[1 - side]
             && !self.loose[1 - side]
             && !self.relay.is_held_up(1 - side)
     }
 
-    fn read_loop(&mut self, side: usize, n: i64, piece: u32) -> Result<()> {
+    pub(crate) fn read_loop(&mut self, side: usize, n: i64, piece: u32) -> Result<()> {
         let loose = i32::from(
             !self.exact(side)
                 || self.relay.ways[1 - side].held
@@ -479,290 +479,8 @@ impl Runner<'_> {
             }
         }
     }
-
-    fn op(&mut self, side: usize, op: &Op) -> Result<()> {
-        for from in 0..2 {
-            // Only the very next write is to be damaged.
-            if self.relay.ways[from].damage && !(from == side && matches!(op, Op::Write(_))) {
-                self.relay.ways[from].damage = false;
-            }
-        }
-        let there = self.out[1 - side];
-        let state = &self.state[side];
-        if state.fd_closed {
-            return Ok(());
-        }
-        if !matches!(
-            op,
-            Op::ReadAll { .. } | Op::ReadPart { .. } | Op::Write(_) | Op::State
-        ) {
-            self.release(side);
-        }
-        let reads = matches!(
-            op,
-            Op::ReadOnce(_) | Op::Peek(_) | Op::ReadAll { .. } | Op::ReadPart { .. }
-        );
-        if self.careful && self.state[side].waiting && reads && !self.may_wait(side) {
-            self.send(side, "dh1 loose=1")?;
-        }
-        let loose = i32::from(!self.exact(side));
-        let parked = self.state[side].parked;
-        match op {
-            Op::Write(n) if !parked => {
-                // A write reads too when an answer to a KeyUpdate is due: not timed.
-                self.send(side, &format!("w n={n} loose={loose}"))?;
-                if self.relay.ways[side].damage {
-                    self.relay.damage(side);
-                    self.quiet = self.relay.settle();
-                }
-            }
-            Op::SendFile(n) if !parked => {
-                self.send(side, &format!("sf n={n} loose={loose}"))?;
-                self.loose[side] = true;
-            }
-            Op::ReadOnce(n) | Op::Peek(n) => {
-                let name = if matches!(op, Op::Peek(_)) { "pk" } else { "r" };
-                if self.may_wait(side) {
-                    return Ok(());
-                }
-                if self.exact(side) {
-                    self.send(side, &format!("{name} n={}", n.clamp(&1, &16383)))?;
-                } else if there > 0 {
-                    self.read_loop(side, there, 16384)?;
-                }
-            }
-            Op::ReadAll { piece } if there > 0 => self.read_loop(side, there, *piece)?,
-            Op::ReadPart { percent, piece } if there > 0 => {
-                let part = (there * i64::from(*percent) / 100).max(1);
-                let n = if self.exact(side) || self.lag[side] && !self.loose[1 - side] {
-                    part
-                } else {
-                    there
-                };
-                self.read_loop(side, n, *piece)?;
-            }
-            // Nothing there: the single call says so.
-            Op::ReadAll { .. } | Op::ReadPart { .. } => return self.op(side, &Op::ReadOnce(100)),
-            Op::HasPending if self.exact(side) && !self.program.end(side_of(side)).read_ahead => {
-                self.send(side, "hp")?;
-            }
-            Op::KeyUpdate { ask } => {
-                self.send(side, &format!("ku n={} loose={loose}", i32::from(*ask)))?;
-            }
-            Op::Handshake if !self.may_wait(side) && self.exact(side) => {
-                self.send(side, "dh1")?;
-            }
-            Op::Ticket => {
-                self.send(side, &format!("nst loose={loose}"))?;
-            }
-            Op::AskCertificate => {
-                self.send(side, &format!("pha loose={loose}"))?;
-            }
-            Op::Shutdown => {
-                // The second call waits for the peer's close_notify.
-                if self.state[side].shutdown & 1 != 0 && (self.may_wait(side) || !self.exact(side))
-                {
-                    return Ok(());
-                }
-                self.send(side, &format!("sd loose={loose}"))?;
-            }
-            Op::Modes(bits) if !parked => {
-                self.send(side, &format!("mode n={bits} loose={loose}"))?;
-            }
-            Op::NonBlocking(on) => {
-                self.send(side, &format!("nb n={} loose={loose}", i32::from(*on)))?;
-                self.state[side].blocking = !on;
-            }
-            Op::MaxFragment(n) if !parked => {
-                self.send(side, &format!("msf n={n} loose={loose}"))?;
-            }
-            Op::Park(n) if !parked && !self.state[side].broken => {
-                if self.state[side].blocking && !self.state[side].timeout {
-                    return Ok(());
-                }
-                self.relay.ways[side].stalled = true;
-                let answer = self.send(side, &format!("wpark n={n} loose={loose}"))?;
-                self.state[side].parked = value(&answer, "err") == 3 || value(&answer, "err") == 2;
-                if !self.state[side].parked {
-                    self.relay.ways[side].stalled = false;
-                }
-            }
-            Op::Finish if parked => {
-                self.relay.ways[side].stalled = false;
-                self.state[side].parked = false;
-                self.send(side, &format!("wgo loose={loose}"))?;
-            }
-            Op::ClearSend(n) if self.is_clear() => {
-                self.send(side, &format!("xs n={n}"))?;
-            }
-            Op::ClearReceive if self.is_clear() && self.clear[1 - side] > 0 => {
-                let n = self.clear[1 - side];
-                self.send(side, &format!("xr n={n}"))?;
-            }
-            Op::State => {
-                self.send(side, "state")?;
-            }
-            Op::End(ending) => self.end(side, *ending)?,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Both close_notify are through, and nobody reads ahead: the wire is plain.
-    fn is_clear(&self) -> bool {
-        self.state
-            .iter()
-            .all(|s| s.shutdown == 3 && !s.broken && !s.parked && !s.fin && !s.fd_closed)
-            && SIDES.iter().all(|side| !self.program.end(*side).read_ahead)
-            && self.out.iter().all(|n| *n <= 0)
-    }
-
-    fn end(&mut self, side: usize, ending: Ending) -> Result<()> {
-        let state = &mut self.state[side];
-        self.lane.cut_off[side] |= state.parked;
-        let command = match ending {
-            Ending::Close => "close",
-            Ending::Fin => "fin",
-            Ending::Reset => "rst",
-        };
-        state.fin = true;
-        state.fd_closed = ending != Ending::Fin;
-        self.relay.ways[side].stalled = false;
-        self.send(side, command)?;
-        self.relay.await_end(side);
-        Ok(())
-    }
-
-    fn together(&mut self, deeds: &[Vec<Deed>; 2]) -> Result<()> {
-        let usable =
-            |s: &EndState| !s.broken && !s.fd_closed && !s.fin && !s.parked && s.shutdown == 0;
-        if !self.state.iter().all(usable) {
-            return Ok(());
-        }
-        let mut lists = [Vec::new(), Vec::new()];
-        let mut sums = self.out;
-        for side in 0..2 {
-            for deed in &deeds[side] {
-                lists[side].push(match deed {
-                    Deed::Write(n) => {
-                        sums[side] += i64::from(*n);
-                        format!("w n={n} loose=1")
-                    }
-                    Deed::SendFile(n) => {
-                        sums[side] += i64::from(*n);
-                        format!("sf n={n} loose=1")
-                    }
-                    Deed::KeyUpdate { ask } => format!("ku n={} loose=1", i32::from(*ask)),
-                });
-            }
-        }
-        for side in 0..2 {
-            if sums[1 - side] > 0 {
-                lists[side].push(format!("rn n={} piece=16384 loose=1", sums[1 - side]));
-            }
-        }
-        self.both([&lists[0], &lists[1]])?;
-        self.hold(0);
-        self.hold(1);
-        Ok(())
-    }
-
-    fn barrier(&mut self) -> Result<()> {
-        for round in 0..2 {
-            for side in 0..2 {
-                if self
-                    .state
-                    .iter()
-                    .any(|s| s.broken || s.fd_closed || s.fin || s.parked || s.shutdown != 0)
-                {
-                    return Ok(());
-                }
-                let loose = i32::from(round == 0 || !self.exact(side));
-                self.send(side, &format!("w n=3 loose={loose}"))?;
-                let loose = i32::from(round == 0 || !self.exact(1 - side) || self.lag[1 - side]);
-                self.release(1 - side);
-                let n = self.out[side];
-                self.send(1 - side, &format!("rn n={n} piece=16384 loose={loose}"))?;
-                self.hold(1 - side);
-            }
-        }
-        Ok(())
-    }
-
-    fn renegotiate(
-        &mut self,
-        by: usize,
-        short: bool,
-        suite: Option<&str>,
-        ask: bool,
-    ) -> Result<()> {
-        let usable =
-            |s: &EndState| !s.broken && !s.fd_closed && !s.fin && !s.parked && s.shutdown == 0;
-        if !self.state.iter().all(usable) {
-            return Ok(());
-        }
-        self.release(0);
-        self.release(1);
-        for side in 0..2 {
-            if self.empty && self.out[1 - side] > 0 {
-                self.read_loop(side, self.out[1 - side], 16384)?;
-                self.relay.ways[1 - side].held = false;
-            }
-        }
-        let other = 1 - by;
-        if !self.polite() && self.program.setup.refuse_renegotiation != 0 {
-            return Ok(());
-        }
-        if let Some(suite) = suite {
-            self.send(0, &format!("suite suite={suite}"))?;
-        }
-        let ask = i32::from(ask && by == 1);
-        let start = format!("ren n={} ask={ask}", i32::from(short));
-        if self.polite() && self.exact(0) && self.exact(1) {
-            self.send(by, &start)?;
-            for _ in 0..6 {
-                let name = if by == 0 { "dh1" } else { "r n=64" };
-                let first = if by == 1 { "dh1" } else { name };
-                let mine = self.send(by, first)?;
-                let theirs = self.send(other, "r n=64")?;
-                if by == 1 {
-                    self.send(1, "r n=64")?;
-                }
-                if self.state.iter().any(|s| s.broken)
-                    || (value(&mine, "ren") == 0
-                        && value(&mine, "init") == 0
-                        && value(&theirs, "init") == 0)
-                {
-                    break;
-                }
-            }
-        } else {
-            // A server's HelloRequest starts a handshake whose end it cannot wait for but by reading, and data
-            // that meets such a handshake half-way is lost to a race in OpenSSL itself: only step by step.
-            if self.out != [0, 0] || by == 1 {
-                return Ok(());
-            }
-            let mut lists = [Vec::new(), Vec::new()];
-            lists[by] = vec![
-                format!("{start} loose=1"),
-                "hs loose=1".into(),
-                "settle loose=1".into(),
-                "w n=7 loose=1".into(),
-                "rn n=5 loose=1".into(),
-            ];
-            lists[other] = vec!["rn n=7 loose=1".into(), "w n=5 loose=1".into()];
-            self.both([&lists[0], &lists[1]])?;
-            self.barrier()?;
-        }
-        for side in 0..2 {
-            self.send(side, "state")?;
-        }
-        self.hold(0);
-        self.hold(1);
-        Ok(())
-    }
 }
 
-fn side_of(index: usize) -> Side {
+pub(crate) fn side_of(index: usize) -> Side {
     SIDES[index]
 }
