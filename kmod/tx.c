@@ -389,6 +389,9 @@ int alg_tls_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)
 out:
 	if (ret < 0 && !done)
 		ret = alg_tls_tx_error(ctx, flags, ret);
+	/* later kernels come here with the pages of a splice */
+	if (flags & ALG_TLS_MSG_SPLICE)
+		alg_tls_stat_add(ctx, SENDFILEBYTES, done);
 	alg_tls_tx_unlock(ctx, ret < 0);
 	return done ? done : min(ret, 0);
 }
