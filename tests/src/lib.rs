@@ -12,12 +12,14 @@
 pub mod counters;
 pub mod fixture;
 pub mod keys;
+pub mod meddler;
 pub mod net;
 pub mod op;
 pub mod peer;
 pub mod programs;
 pub mod programs_fixture;
 pub mod programs_talk;
+pub mod stage;
 pub mod sys;
 pub mod traffic;
 pub mod watch;
