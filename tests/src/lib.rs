@@ -10,6 +10,7 @@
 //! (by failing) anywhere else.
 
 pub mod counters;
+pub mod faults;
 pub mod fixture;
 pub mod keys;
 pub mod meddler;
@@ -29,4 +30,4 @@ pub use keys::{Cipher, Keys, Version, random};
 pub use op::{Dir, Op, Parent};
 pub use peer::{Fault, Peer, Record};
 pub use sys::{Errno, fail};
-pub use watch::{eventually, in_vm, in_vm_for, ms, sleeper, within};
+pub use watch::{eventually, in_vm, in_vm_for, ms, patient, sleeper, within};

@@ -269,7 +269,7 @@ pub struct Peer {
 impl Peer {
     pub fn new(tcp: TcpStream, tx: Keys, rx: Keys) -> Peer {
         tcp.set_nodelay(true).expect("TCP_NODELAY");
-        let limit = Some(std::time::Duration::from_secs(20));
+        let limit = Some(crate::watch::patient(std::time::Duration::from_secs(20)));
         tcp.set_read_timeout(limit).expect("SO_RCVTIMEO");
         tcp.set_write_timeout(limit).expect("SO_SNDTIMEO");
         Peer {

@@ -253,7 +253,7 @@ impl Prepared {
     }
 
     /// `make` of this kernel's build system on a directory of module sources.
-    fn make(&self, module_dir: &Path) -> Result<Command> {
+    pub fn make(&self, module_dir: &Path) -> Result<Command> {
         let mut make = match self.tools {
             Some(release) => ToolRoot::open(release)?.command("make"),
             None => Command::new("make"),

@@ -24,6 +24,7 @@ mod qemu;
 mod roots;
 mod shell;
 mod soak;
+mod splats;
 mod test;
 mod toolroot;
 mod vm;
@@ -63,6 +64,8 @@ enum Verb {
     Demo(demo::Demo),
     /// Fetch other OpenSSLs to test with
     Roots(roots::Roots),
+    /// Plant mistakes in the debug kernel, and see each of them found
+    Splats(splats::Splats),
     /// Compare random programs with and without ktlsshim, for as long as you like
     Soak(soak::Soak),
 }
@@ -79,6 +82,7 @@ fn main() {
         Verb::Demo(verb) => verb.run(),
         Verb::Roots(verb) => verb.run(),
         Verb::Soak(verb) => verb.run(),
+        Verb::Splats(verb) => verb.run(),
     };
     match result {
         Ok(status) => std::process::exit(status),

@@ -17,6 +17,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use crate::build::{self, cargo};
+use crate::kernel::Kernel;
 use crate::vm::Machine;
 use crate::{host, paths};
 
@@ -46,7 +47,8 @@ complain, and (without --unit) at least one test ran in the virtual machine.
     cargo xtask test
     cargo xtask test --unit
     cargo xtask test handback            tests whose name contains it
-    cargo xtask test --program wire      only tests/tests/wire.rs")]
+    cargo xtask test --program wire      only tests/tests/wire.rs
+    cargo xtask test --kernel debug --program 'kernel_*' --program 'debug_*'")]
 pub struct Test {
     /// Only tests whose name contains this
     pub filter: Option<String>,
@@ -74,6 +76,9 @@ struct Program {
     path: PathBuf,
     manifest_dir: PathBuf,
 }
+
+/// Test programs that only the debug kernel can run begin so; other runs do not have them.
+const DEBUG_ONLY: &str = "debug_";
 
 /// Unit tests of the shim that need the kernel socket: a module of this name.
 const KERNEL_UNIT: &str = "kernel_test";
@@ -166,6 +171,9 @@ impl Test {
         let mut all = programs(&selection, tally)?;
         if self.program.is_empty() {
             all.extend(programs(&["--package", "ktlsshim", "--lib"], tally)?);
+        }
+        if self.machine.kernel != Kernel::Debug {
+            all.retain(|p| !p.name.starts_with(DEBUG_ONLY));
         }
         for program in copies.take(all)? {
             let mut expected = self.listed(&program)?;

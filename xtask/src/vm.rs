@@ -306,8 +306,11 @@ impl Run<'_> {
         }
         env.push(pair("KTLSSHIM", &self.shim().to_string_lossy()));
         env.push(pair("KTLSSHIM_VM", "1"));
+        // The caller may know of a busy machine, and then has set it already.
         let slowness = self.machine.kernel.slowness();
-        env.push(pair("KTLSSHIM_TEST_SLOWNESS", &slowness.to_string()));
+        if std::env::var_os("KTLSSHIM_TEST_SLOWNESS").is_none() {
+            env.push(pair("KTLSSHIM_TEST_SLOWNESS", &slowness.to_string()));
+        }
         if let Some(module) = &self.module {
             env.push(pair("KTLSSHIM_KMOD", &module.to_string_lossy()));
         }

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Out of memory and bad user memory at any point inside the module: no record is lost, repeated or
+//! cut, an error leaves everything as it was, and the next try succeeds. Debug kernel only.
+
+use std::io::{Seek, SeekFrom, Write};
+use std::sync::Arc;
+
+use ktlsshim_tests::faults::{Faults, KINDS, Kind, nth};
+use ktlsshim_tests::peer::DATA;
+use ktlsshim_tests::{Dir, Errno, FORMS, Keys, Link, Op, Parent, in_vm, net, pattern};
+
+/// What a call may answer to a fault inside the kernel; any other error is one of ours.
+const CLEAN: [i32; 4] = [libc::ENOMEM, libc::EFAULT, libc::ENOBUFS, libc::EAGAIN];
+
+/// A call can fail at this many places at most; a walk that goes on for ever has gone wrong.
+const PLACES: u32 = 400;
+
+#[track_caller]
+fn clean(errno: Errno) {
+    assert!(CLEAN.contains(&errno.0), "{errno:?}");
+}
+
+/// Sends all of `data` by calls of `step` bytes under `faults`; the peer opens each record.
+fn send_all(
+    link: &mut Link,
+    data: &[u8],
+    send: impl Fn(&Op, usize) -> Result<usize, Errno> + Sync,
+) {
+    let op = Arc::clone(&link.op);
+    let peer = &mut link.peer;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut at = 0;
+            while at < data.len() {
+                match send(&op, at) {
+                    Ok(n) => at += n,
+                    Err(e) => clean(e),
+                }
+            }
+        });
+        let mut have = 0;
+        while have < data.len() {
+            let record = peer.recv().expect("a whole record in sequence");
+            assert_eq!(record.kind, DATA);
+            let same = data[have..].starts_with(&record.data);
+            assert!(same && !record.data.is_empty(), "bytes differ at {have}");
+            have += record.data.len();
+        }
+    });
+}
+
+fn each_share(test: impl Fn(Link, &Faults)) {
+    for kind in KINDS {
+        for percent in [1, 10, 30] {
+            for (version, cipher) in FORMS {
+                let link = Link::new(version, cipher);
+                let faults = Faults::new(&[kind], percent);
+                test(link, &faults);
+                println!("{kind:?} {percent} %: {} faults", faults.hits());
+            }
+        }
+    }
+}
+
+#[test]
+fn send_under_faults() {
+    in_vm(|| {
+        let data = pattern(300_000);
+        let seen = std::cell::Cell::new(0);
+        each_share(|mut link, faults| {
+            send_all(&mut link, &data, |op, at| {
+                let end = data.len().min(at + 20_001);
+                op.send(&data[at..end], 0)
+            });
+            seen.set(seen.get() + faults.hits());
+        });
+        assert!(seen.get() > 100, "{} faults", seen.get());
+    });
+}
+
+#[test]
+fn sendfile_under_faults() {
+    in_vm(|| {
+        let data = pattern(300_000);
+        let mut file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open("/run/faults.data")
+            .expect("file");
+        file.write_all(&data).expect("write");
+        file.seek(SeekFrom::Start(0)).expect("seek");
+        let seen = std::cell::Cell::new(0);
+        each_share(|mut link, faults| {
+            send_all(&mut link, &data, |op, at| {
+                let (_, n) = op.sendfile(&file, at as u64, 70_000, 0)?;
+                Ok(n as usize)
+            });
+            seen.set(seen.get() + faults.hits());
+        });
+        assert!(seen.get() > 100, "{} faults", seen.get());
+    });
+}
+
+#[test]
+fn receive_under_faults() {
+    in_vm(|| {
+        let data = pattern(300_000);
+        let seen = std::cell::Cell::new(0);
+        each_share(|link, faults| {
+            let Link { op, mut peer, .. } = link;
+            std::thread::scope(|scope| {
+                scope.spawn(|| peer.data(&data));
+                let mut have = 0;
+                let mut room = vec![0; 9_001];
+                while have < data.len() {
+                    match op.recv(&mut room, 0) {
+                        Ok(0) => panic!("end of file after {have}"),
+                        Ok(n) => {
+                            assert!(data[have..].starts_with(&room[..n]), "differs at {have}");
+                            have += n;
+                        }
+                        Err(e) => clean(e),
+                    }
+                }
+            });
+            seen.set(seen.get() + faults.hits());
+        });
+        assert!(seen.get() > 100, "{} faults", seen.get());
+    });
+}
+
+/// Walks `call` through every place where it can fail, until it does not get that far.
+fn walk<T>(mut call: impl FnMut(u32) -> (Result<T, Errno>, bool)) -> u32 {
+    for n in 1..PLACES {
+        let (result, reached) = call(n);
+        match result {
+            Err(e) => clean(e),
+            Ok(_) if !reached => return n - 1,
+            Ok(_) => {}
+        }
+    }
+    panic!("the call fails in {PLACES} places");
+}
+
+#[test]
+fn each_failing_place_of_bind_and_accept() {
+    in_vm(|| {
+        let places = walk(|n| nth(n, || Parent::bind("gcm(aes)").map(drop)));
+        let parent = Parent::bind("gcm(aes)").expect("bind");
+        let more = walk(|n| nth(n, || parent.accept().map(drop)));
+        println!("bind: {places} places, accept: {more}");
+        assert!(places > 2 && more > 2);
+    });
+}
+
+#[test]
+fn each_failing_place_of_attach_rekey_and_detach() {
+    in_vm(|| {
+        for (version, cipher) in FORMS {
+            let attach = walk(|n| {
+                let mut link = Link::detached(net::pair(), version, cipher);
+                let (op, tcp) = (&link.op, &link.tcp);
+                let (result, reached) = nth(n, || op.attach(tcp, Some(&link.tx), Some(&link.rx)));
+                if result.is_err() {
+                    op.attach(tcp, Some(&link.tx), Some(&link.rx))
+                        .expect("nothing stays behind of an attach that failed");
+                }
+                link.check();
+                (result, reached)
+            });
+            let rekey = walk(|n| {
+                let mut link = Link::new(version, cipher);
+                let keys = Keys::random(version, cipher);
+                let (result, reached) = nth(n, || link.op.rekey(Dir::Tx, &keys));
+                if result.is_ok() {
+                    link.peer.rx = ktlsshim_tests::peer::Half::new(keys);
+                }
+                link.check();
+                (result, reached)
+            });
+            let detach = walk(|n| {
+                let mut link = Link::new(version, cipher);
+                link.check();
+                let mut room = vec![0; 20_000];
+                let (result, reached) = nth(n, || link.op.detach_into(Dir::Rx, &mut room));
+                if let Err(e) = &result {
+                    clean(*e);
+                    let gone = link.op.detach_into(Dir::Rx, &mut room);
+                    assert!(gone.is_ok(), "{gone:?} after {e:?}");
+                }
+                link.check_tx();
+                (result, reached)
+            });
+            println!("attach: {attach} places, re-key: {rekey}, detach: {detach}");
+            assert!(attach > 2 && rekey > 0 && detach > 0);
+        }
+    });
+}
+
+#[test]
+fn each_failing_place_of_send_and_receive() {
+    in_vm(|| {
+        for (version, cipher) in FORMS {
+            let data = pattern(40_000);
+            let send = walk(|n| {
+                let mut link = Link::new(version, cipher);
+                let (result, reached) = nth(n, || link.op.send(&data, 0));
+                let done = *result.as_ref().unwrap_or(&0);
+                if done > 0 {
+                    assert_eq!(link.peer.expect(done), data[..done]);
+                }
+                link.check();
+                (result, reached)
+            });
+            let receive = walk(|n| {
+                let mut link = Link::new(version, cipher);
+                let wire = link.peer.tx.seal(DATA, &data[..16_000], 0);
+                link.peer.raw(&wire);
+                link.arrived(wire.len());
+                let mut room = vec![0; 16_000];
+                let (result, reached) = nth(n, || link.op.recv(&mut room, 0));
+                let done = *result.as_ref().unwrap_or(&0);
+                assert_eq!(room[..done], data[..done]);
+                let rest = link.op.recv_exact(16_000 - done);
+                assert_eq!(rest, data[done..16_000]);
+                link.check();
+                (result, reached)
+            });
+            println!("send: {send} places, receive: {receive}");
+            assert!(send > 2 && receive > 1);
+        }
+    });
+}
+
+/// The instrument itself: a fault that is asked for happens, one that is not does not.
+#[test]
+fn faults_hit_the_module_and_nothing_else() {
+    in_vm(|| {
+        let mut link = Link::any();
+        let faults = Faults::new(&[Kind::Usercopy], 100);
+        assert_eq!(link.op.send(b"abc", 0), Err(Errno(libc::EFAULT)));
+        assert!(faults.hits() > 0);
+        let before = faults.hits();
+        std::fs::read("/proc/self/status").expect("copied, since we are not on that stack");
+        assert_eq!(faults.hits(), before);
+        drop(faults);
+        link.check();
+    });
+}
