@@ -6,7 +6,7 @@
 //! looked for by itself, in a set, so that it is found also where an order check would not look.
 //! What follows a close_notify is clear text and only counted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ktlsshim_tests::peer::{self, Half};
 use ktlsshim_tests::{Keys, Version};
@@ -22,11 +22,30 @@ const DATA: u8 = 23;
 pub struct Seen {
     pub records: u64,
     pub data_bytes: u64,
+    /// Of these, before the server said anything (0-RTT).
+    pub early_bytes: u64,
     pub key_updates: u64,
     pub handshakes: u64,
     pub clear_bytes: u64,
+    /// What came after the first handshake and was not data, by name.
+    pub control: BTreeMap<&'static str, u64>,
     /// Bytes of a last record that is not whole.
     pub tail: usize,
+}
+
+impl Seen {
+    fn add(&mut self, other: &Seen) {
+        self.records += other.records;
+        self.data_bytes += other.data_bytes;
+        self.early_bytes += other.early_bytes;
+        self.key_updates += other.key_updates;
+        self.handshakes += other.handshakes;
+        self.clear_bytes += other.clear_bytes;
+        for (name, n) in &other.control {
+            *self.control.entry(name).or_default() += n;
+        }
+        self.tail = other.tail;
+    }
 }
 
 #[derive(Default)]
@@ -85,6 +104,8 @@ struct Way<'a> {
     closed: bool,
     finished: bool,
     dead: bool,
+    /// Early data: its keys are in use, and this secret follows.
+    after_early: Option<Vec<u8>>,
     seen: Seen,
 }
 
@@ -97,6 +118,35 @@ struct Reading<'a> {
     /// A ClientHello that no ServerHello has answered.
     asked: bool,
     server_random: Vec<u8>,
+}
+
+/// The same where the ends began anew at `cuts`, at rest: each part is a connection of its own.
+pub fn judge_parts(
+    captured: &[Vec<u8>; 2],
+    cuts: &[[usize; 2]],
+    keylog: &[String],
+) -> Result<[Seen; 2], String> {
+    let mut sum: [Seen; 2] = Default::default();
+    let mut from = [0, 0];
+    let ends = cuts
+        .iter()
+        .copied()
+        .chain([[captured[0].len(), captured[1].len()]]);
+    for (n, to) in ends.enumerate() {
+        let part = [0, 1].map(|side| captured[side][from[side]..to[side]].to_vec());
+        let seen = judge(&part, keylog).map_err(|e| match cuts.is_empty() {
+            true => e,
+            false => format!("handshake {}: {e}", n + 1),
+        })?;
+        for (sum, seen) in sum.iter_mut().zip(seen) {
+            if sum.tail > 0 {
+                return Err(format!("handshake {n} ends inside a record"));
+            }
+            sum.add(&seen);
+        }
+        from = to;
+    }
+    Ok(sum)
 }
 
 /// `captured[0]` is what the client sent. Err: what is wrong, and where.
@@ -112,6 +162,7 @@ pub fn judge(captured: &[Vec<u8>; 2], keylog: &[String]) -> Result<[Seen; 2], St
         closed: false,
         finished: false,
         dead: false,
+        after_early: None,
         seen: Seen::default(),
     };
     let mut reading = Reading {
@@ -244,9 +295,16 @@ impl Reading<'_> {
             ));
         }
         way.fresh = false;
-        let opened = half
-            .open(record)
-            .map_err(|e| format!("number {}: {e:?}", half.seq()))?;
+        let opened = match half.open(record) {
+            // Early data that was refused has no end of its own: the handshake's keys follow.
+            Err(_) if way.after_early.is_some() => {
+                let secret = way.after_early.take().unwrap_or_default();
+                self.install(side, secret);
+                return self.record(side, record);
+            }
+            Err(e) => return Err(format!("number {}: {e:?}", half.seq())),
+            Ok(opened) => opened,
+        };
         way.seen.records += 1;
         self.content(side, opened.kind, opened.data)
     }
@@ -256,16 +314,28 @@ impl Reading<'_> {
         match kind {
             DATA => {
                 way.seen.data_bytes += data.len() as u64;
+                if way.after_early.is_some() {
+                    way.seen.early_bytes += data.len() as u64;
+                }
                 if !way.messages.is_empty() {
                     return Err("data inside a handshake message".into());
                 }
             }
-            ALERT => match data[..] {
-                [_, 0] => way.closed = true,
-                [2, _] => way.dead = true,
-                [1, _] => {}
-                _ => return Err(format!("an alert of {} bytes", data.len())),
-            },
+            ALERT => {
+                let name = match data[..] {
+                    [_, 0] => {
+                        way.closed = true;
+                        "close_notify"
+                    }
+                    [2, _] => {
+                        way.dead = true;
+                        "fatal alert"
+                    }
+                    [1, _] => "warning alert",
+                    _ => return Err(format!("an alert of {} bytes", data.len())),
+                };
+                *way.seen.control.entry(name).or_default() += 1;
+            }
             CCS => {
                 if data != [1] {
                     return Err("a ChangeCipherSpec that is none".into());
@@ -304,6 +374,17 @@ impl Reading<'_> {
 
     fn learn(&mut self, side: usize, message: &[u8]) -> Result<(), String> {
         let tls13 = self.suite.is_some_and(|s| s.version == Version::Tls13);
+        if self.ways.iter().all(|way| way.seen.handshakes > 0) {
+            let name = match message[0] {
+                0 => "HelloRequest",
+                1 => "ClientHello (renegotiation)",
+                4 => "NewSessionTicket",
+                13 if tls13 => "CertificateRequest (late)",
+                24 => "KeyUpdate",
+                _ => "other handshake message",
+            };
+            *self.ways[side].seen.control.entry(name).or_default() += 1;
+        }
         match message[0] {
             1 => {
                 self.client_random = message.get(6..38).ok_or("a short ClientHello")?.to_vec();
@@ -325,6 +406,12 @@ impl Reading<'_> {
                 self.install(side, secret);
             }
             20 if !tls13 => self.ways[side].seen.handshakes += 1,
+            // EndOfEarlyData
+            5 if tls13 => {
+                if let Some(secret) = self.ways[side].after_early.take() {
+                    self.install(side, secret);
+                }
+            }
             24 if tls13 => {
                 let way = &mut self.ways[side];
                 if !way.messages.is_empty() {
@@ -378,7 +465,16 @@ impl Reading<'_> {
             .enumerate()
             {
                 let secret = self.log.get(label, &self.client_random)?.to_vec();
-                self.install(side, secret);
+                let early = self
+                    .log
+                    .get("CLIENT_EARLY_TRAFFIC_SECRET", &self.client_random);
+                let early = early.ok().filter(|_| side == 0).map(<[u8]>::to_vec);
+                if let Some(early) = early {
+                    self.ways[side].after_early = Some(secret);
+                    self.install(side, early);
+                } else {
+                    self.install(side, secret);
+                }
             }
         } else {
             // A handshake that fails is not logged: then no ChangeCipherSpec may come.
