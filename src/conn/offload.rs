@@ -369,8 +369,9 @@ impl Connection {
         })
     }
 
-    /// Plaintext bytes per record: what the program set, and what the peer asked
-    /// for by max_fragment_length (RFC 6066 §4).
+    /// Plaintext bytes per record: what the peer asked for by max_fragment_length (RFC
+    /// 6066 §4), or else what the program set. OpenSSL does not take the smaller one, and
+    /// a record of its own must fit.
     pub fn fragment(&self, live: &Live) -> u16 {
         let own = self.max_fragment.load(Ordering::Relaxed);
         let table = live.table;
@@ -388,10 +389,7 @@ impl Connection {
         } else {
             0
         };
-        match (own, peer) {
-            (0, n) | (n, 0) => n,
-            (a, b) => a.min(b),
-        }
+        if peer == 0 { own } else { peer }
     }
 
     /// Which BIOs does the program use? Decides how EAGAIN is met (R4–R6).
