@@ -64,6 +64,18 @@ impl Talk {
         more_server: &str,
         more_client: &str,
     ) -> Talk {
+        let more = [more_server, more_client];
+        Talk::by_way_of(lab, [server, client], options, more, |port| port)
+    }
+
+    /// `way` gets the server's port and says which one the client is to use.
+    pub fn by_way_of(
+        lab: &Lab,
+        [server, client]: [Side; 2],
+        options: &str,
+        [more_server, more_client]: [&str; 2],
+        way: impl FnOnce(u16) -> u16,
+    ) -> Talk {
         let port = lab.port();
         let server = s_server(
             lab,
@@ -73,6 +85,7 @@ impl Talk {
         )
         .start()
         .listening(port);
+        let port = way(port);
         let client = s_client(lab, client, port, &format!("{options} {more_client}")).start();
         Talk {
             server,

@@ -4,46 +4,13 @@
 
 mod handback;
 
-use handback::{Client, Ends, Found, SUITES12, Script, Server};
+use handback::{Client, Ends, Found, SUITES12, Script, Server, renegotiated};
 use ktlsshim_soak::oracle;
 use ktlsshim_soak::program::{Op, Step};
 
 /// For servers. Otherwise the second handshake resumes the first one's session, with its cipher and
 /// without a certificate.
 const FULL: &str = "Options = NoResumptionOnRenegotiation";
-
-/// `n` renegotiations went through on the wire; each shimmed end handed both directions back as often
-/// and attached them again.
-fn renegotiated(found: &Found, n: u64) {
-    for side in 0..2 {
-        assert_eq!(found.wire[side].handshakes, 1 + n, "{}", found.text());
-    }
-    let n = n as i64;
-    for (_, line) in found.ends() {
-        assert_eq!(
-            (line.tx.handbacks, line.rx.handbacks),
-            (n, n),
-            "{}",
-            found.text()
-        );
-    }
-    for (counter, times) in [
-        ("AlgTlsTxDetach", n),
-        ("AlgTlsRxDetach", n),
-        ("AlgTlsTx", 1 + n),
-        ("AlgTlsRx", 1 + n),
-        ("AlgTlsErrBadTag", 0),
-        ("AlgTlsErrKeyReuse", 0),
-    ] {
-        assert_eq!(
-            found.kernel.get(counter),
-            times * found.shims(),
-            "{counter}\n{}",
-            found.text()
-        );
-    }
-    found.is_back();
-}
 
 fn states(found: &Found) -> Vec<&str> {
     let states = found

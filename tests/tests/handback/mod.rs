@@ -9,7 +9,9 @@
 // Every test program compiles this file and uses its part of it.
 #![allow(dead_code, unused_imports)]
 
-use std::{fs, time::Duration};
+pub mod tap;
+
+use std::{fs, path::Path, time::Duration};
 
 use ktlsshim_soak::{
     endpoint::{self, Endpoint, Launch},
@@ -26,8 +28,8 @@ use ktlsshim_tests::{
 pub use ktlsshim_soak::generate::{SUITES12, SUITES13};
 pub use ktlsshim_soak::program::Side::{Client, Server};
 
-/// Rounds of one record each way after what a test is about: more than all fast records before it,
-/// so that so many fast records mean that the kernel has the direction back.
+/// Records each way after what a test is about: more than the fast ones before it, so that so many
+/// fast records mean that the kernel has the direction back.
 pub const TAIL: usize = 12;
 
 /// What one mix came to.
@@ -99,13 +101,74 @@ impl Found {
                 "the tail went not by the kernel\n{}",
                 self.text()
             );
+            // A kernel that still has the direction when it is closed in order says so by that reason.
+            let there = |reason: &str| reason == "offloaded" || reason == "close-notify";
             assert!(
-                line.tx.reason == "offloaded" && line.rx.reason == "offloaded",
+                there(&line.tx.reason) && there(&line.rx.reason),
                 "{}",
                 self.text()
             );
         }
     }
+}
+
+/// So many KeyUpdates of client and server were on the wire; each shimmed end replaced so many keys,
+/// the kernel counted the same, and nothing was detached.
+pub fn re_keyed(found: &Found, by_client: u64, by_server: u64) {
+    let sent = [by_client, by_server];
+    for side in 0..2 {
+        assert_eq!(found.wire[side].key_updates, sent[side], "{}", found.text());
+    }
+    let [client, server] = sent.map(|n| n as i64);
+    let mut kernel = [0, 0];
+    for (side, line) in found.ends() {
+        let [tx, rx] = [[client, server], [server, client]][side];
+        assert_eq!(
+            [line.tx.rekeys, line.rx.rekeys],
+            [tx, rx],
+            "{}",
+            found.text()
+        );
+        for dir in [&line.tx, &line.rx] {
+            let last = i64::from(dir.reason == "close-notify");
+            assert!((0..=last).contains(&dir.handbacks), "{}", found.text());
+        }
+        kernel = [kernel[0] + tx, kernel[1] + rx];
+    }
+    let counted = ["AlgTlsTxRekey", "AlgTlsRxRekey"].map(|name| found.kernel.get(name));
+    assert_eq!(counted, kernel, "{}", found.text());
+    assert_eq!(found.kernel.get("AlgTlsErrBadTag"), 0, "{}", found.text());
+    found.is_back();
+}
+
+/// `n` renegotiations went through on the wire; each shimmed end handed both directions back as often
+/// and attached them again.
+pub fn renegotiated(found: &Found, n: u64) {
+    for side in 0..2 {
+        assert_eq!(found.wire[side].handshakes, 1 + n, "{}", found.text());
+    }
+    let n = n as i64;
+    let mut detached = [0, 0];
+    for (_, line) in found.ends() {
+        for (way, dir) in [&line.tx, &line.rx].into_iter().enumerate() {
+            // A direction may be handed back once more when it is closed.
+            let last = i64::from(dir.reason == "close-notify");
+            assert!((n..=n + last).contains(&dir.handbacks), "{}", found.text());
+            detached[way] += dir.handbacks;
+        }
+    }
+    for (counter, times) in [
+        ("AlgTlsTxDetach", detached[0]),
+        ("AlgTlsRxDetach", detached[1]),
+        ("AlgTlsTx", (1 + n) * found.shims()),
+        ("AlgTlsRx", (1 + n) * found.shims()),
+        ("AlgTlsErrBadTag", 0),
+        ("AlgTlsErrKeyReuse", 0),
+    ] {
+        let counted = found.kernel.get(counter);
+        assert_eq!(counted, times, "{counter}\n{}", found.text());
+    }
+    found.is_back();
 }
 
 /// Are two answers the same? One that was given before the wire had come to rest is short.
@@ -135,6 +198,11 @@ impl Ends {
 
     /// `options`: lines of the section that OpenSSL applies to every context.
     pub fn with(name: &str, options: &str) -> Ends {
+        Ends::custom(name, options, None, &[])
+    }
+
+    /// With another shim than the one under test, and more in its environment.
+    pub fn custom(name: &str, options: &str, other: Option<&Path>, env: &[(&str, &str)]) -> Ends {
         let lab = Lab::new(name);
         let conf = lab.path("openssl.cnf");
         let text = format!(
@@ -152,13 +220,20 @@ impl Ends {
                 let found = vars.iter().find(|(k, _)| *k == key)?;
                 Some(found.1.clone().into())
             };
+            let mut env: Vec<_> = if shimmed { env } else { &[] }
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect();
+            env.push(("OPENSSL_CONF".to_owned(), conf.display().to_string()));
             Endpoint::start(&Launch {
                 command: vec![endpoint::PROGRAM.to_owned()],
                 cert: identity().cert.clone(),
                 key: identity().key.clone(),
-                shim: of("LD_PRELOAD"),
+                shim: other
+                    .filter(|_| shimmed)
+                    .map_or_else(|| of("LD_PRELOAD"), |p| Some(p.to_owned())),
                 log: of("KTLSSHIM_LOG"),
-                env: vec![("OPENSSL_CONF".to_owned(), conf.display().to_string())],
+                env,
             })
             .expect("an endpoint")
         };
@@ -343,9 +418,13 @@ impl Script {
         self
     }
 
-    /// The rounds that must go by the kernel.
+    /// The records that must go by the kernel.
     pub fn tail(self) -> Program {
-        let mut script = self.step(Step::Barrier).rounds(TAIL);
+        let writes = vec![Deed::Write(150); TAIL];
+        let mut script = self
+            .step(Step::Barrier)
+            .together(writes.clone(), writes)
+            .rounds(1);
         script.program.steps.push(Step::Do(Client, Op::State));
         script.program.steps.push(Step::Do(Server, Op::State));
         script.program
