@@ -4,10 +4,10 @@
 use std::process::Command;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::kernel::Kernel;
-use crate::{host, paths, test};
+use crate::{host, kernel_debug, paths, test};
 
 #[derive(Args, Debug)]
 pub struct Doctor {
@@ -38,7 +38,12 @@ impl Doctor {
                 }
             }
         }
-        for package in test::BUILD_PACKAGES.iter().chain(test::RUN_PACKAGES) {
+        let debug: &[&str] = match self.kernel {
+            Kernel::Debug => kernel_debug::BUILD_PACKAGES,
+            _ => &[],
+        };
+        let packages = test::BUILD_PACKAGES.iter().chain(test::RUN_PACKAGES);
+        for package in packages.chain(debug) {
             if !host::installed(package) && !missing.contains(package) {
                 say("MISSING", package, "");
                 missing.push(package);
@@ -55,13 +60,11 @@ impl Doctor {
                 ),
             }
         }
-        match self.kernel.version() {
-            Some(version) => say("there", "kernel", &version),
-            None => say(
-                "later",
-                "kernel",
-                "fetched (80 MB) by the first verb that needs it",
-            ),
+        for kernel in Kernel::value_variants() {
+            match kernel.version() {
+                Some(version) => say("there", &format!("kernel {}", kernel.name()), &version),
+                None => say("later", &format!("kernel {}", kernel.name()), kernel.cost()),
+            }
         }
         match paths::shim().exists() {
             true => say("there", "shim", &paths::shim().display().to_string()),

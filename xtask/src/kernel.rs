@@ -48,7 +48,7 @@ pub struct Prepared {
 }
 
 impl Kernel {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Linux6_1 => "6.1",
             Self::Linux6_12 => "6.12",
@@ -81,6 +81,14 @@ impl Kernel {
     /// `uname -r`, if it was fetched.
     pub fn version(self) -> Option<String> {
         fs::read_to_string(self.dir().join("version")).ok()
+    }
+
+    /// What the first verb that needs it will have to do.
+    pub fn cost(self) -> &'static str {
+        match self {
+            Self::Debug => "fetched (140 MB) and built (1.5 GB, some minutes) by the first verb",
+            _ => "fetched (80 MB) by the first verb that needs it",
+        }
     }
 
     /// How many times longer than on Debian's kernel a test may take.

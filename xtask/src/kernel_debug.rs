@@ -21,7 +21,7 @@ const CONFIG: &str = include_str!("../kernels/debug.config");
 const PACKAGE: &str = "linux-source-6.1";
 
 /// What building a kernel takes besides a compiler.
-const BUILD_PACKAGES: &[&str] = &[
+pub const BUILD_PACKAGES: &[&str] = &[
     "gcc",
     "gcc-12",
     "make",

@@ -4,6 +4,7 @@
 
 mod build;
 mod clean;
+mod coverage;
 mod demo;
 mod demo_guest;
 mod demo_judge;
@@ -66,6 +67,8 @@ enum Verb {
     Roots(roots::Roots),
     /// Plant mistakes in the debug kernel, and see each of them found
     Splats(splats::Splats),
+    /// Run the kernel tests on the debug kernel and say which lines of the module they ran
+    Coverage(coverage::Coverage),
     /// Compare random programs with and without ktlsshim, for as long as you like
     Soak(soak::Soak),
 }
@@ -83,6 +86,7 @@ fn main() {
         Verb::Roots(verb) => verb.run(),
         Verb::Soak(verb) => verb.run(),
         Verb::Splats(verb) => verb.run(),
+        Verb::Coverage(verb) => verb.run(),
     };
     match result {
         Ok(status) => std::process::exit(status),

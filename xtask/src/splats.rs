@@ -9,7 +9,7 @@ use clap::Args;
 use regex::Regex;
 
 use crate::kernel::{self, Kernel, Prepared};
-use crate::vm::{DEFAULT_TIMEOUT, Machine};
+use crate::vm::Machine;
 use crate::{host, paths};
 
 /// The mistake, as the module calls it, and what the complaint must say.
@@ -76,18 +76,9 @@ impl Splats {
 }
 
 fn machine() -> Machine {
-    Machine {
-        kernel: Kernel::Debug,
-        cpus: 2,
-        memory: 3072,
-        icount: false,
-        timeout: DEFAULT_TIMEOUT,
-        no_module: true,
-        ignore_dmesg: false,
-        coverage: false,
-        env: Vec::new(),
-        quiet: true,
-    }
+    let mut machine = Machine::on(Kernel::Debug);
+    machine.no_module = true;
+    machine
 }
 
 fn build(kernel: &Prepared) -> Result<PathBuf> {

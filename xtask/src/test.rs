@@ -84,6 +84,18 @@ const DEBUG_ONLY: &str = "debug_";
 const KERNEL_UNIT: &str = "kernel_test";
 
 impl Test {
+    /// The run that `cargo xtask coverage` counts.
+    pub fn coverage(program: Vec<String>) -> Self {
+        let mut machine = Machine::on(Kernel::Debug);
+        machine.coverage = true;
+        Self {
+            filter: None,
+            unit: false,
+            program,
+            machine,
+        }
+    }
+
     pub fn run(self) -> Result<i32> {
         let mut tally = Tally::default();
         if self.program.is_empty()
@@ -160,7 +172,9 @@ impl Test {
         host::say("building the shim, the module and the test programs");
         build::shim(true)?;
         if !self.machine.no_module {
-            self.machine.kernel.prepare()?.build_module()?;
+            let mut kernel = self.machine.kernel.prepare()?;
+            kernel.coverage = self.machine.coverage;
+            kernel.build_module()?;
         }
         let mut selection = vec!["--package", "ktlsshim-tests"];
         self.program

@@ -204,11 +204,30 @@ impl Machine {
         let _ = fs::remove_dir_all(&run.private);
         let (finish, log) = result?;
         let ended = run.judge(finish, &log, &console)?;
+        if self.coverage {
+            crate::coverage::save(&ended.out)?;
+        }
         if !self.quiet {
             let seconds = started.elapsed().as_secs_f32();
             eprintln!("vm: exit status {} after {seconds:.1} s", ended.status);
         }
         Ok(ended)
+    }
+
+    /// As the command line would have it without options.
+    pub fn on(kernel: Kernel) -> Self {
+        Self {
+            kernel,
+            cpus: 2,
+            memory: DEFAULT_MEMORY,
+            icount: false,
+            timeout: DEFAULT_TIMEOUT,
+            no_module: false,
+            ignore_dmesg: false,
+            coverage: false,
+            env: Vec::new(),
+            quiet: true,
+        }
     }
 
     /// Unless somebody asked for so many seconds, a slow kernel gets more of them.
@@ -345,7 +364,9 @@ impl Run<'_> {
     fn judge(&self, finish: Finish, log: &str, console: &str) -> Result<Ended> {
         let dmesg = self.out.join("dmesg");
         fs::write(&dmesg, if log.is_empty() { console } else { log })?;
-        let mut complaints = dmesg::complaints(log, 12);
+        // A report of KASAN has three stacks, one of lockdep more.
+        let debug = self.machine.kernel == Kernel::Debug;
+        let mut complaints = dmesg::complaints(log, if debug { 60 } else { 12 });
         if complaints.is_empty() {
             // The serial console is the only witness of a kernel that died.
             complaints = dmesg::complaints(console, 40);
