@@ -4,6 +4,7 @@
 //! The tester itself is `tests/soak`; here it is built, and for an OpenSSL other than this machine's an
 //! endpoint is compiled inside that OpenSSL's root and started by the root's own dynamic linker.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -118,6 +119,12 @@ fn foreign(target: &Path, version: &str) -> Result<String> {
         .find(|name| libraries.join(name).exists())
         .with_context(|| format!("no libssl in {}", libraries.display()))?;
     let endpoint = target.join(format!("endpoint-{version}"));
+    let sources = fs::read_dir(paths::workspace().join("tests/soak/endpoint"))?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    let sources = sources
+        .iter()
+        .filter(|path| path.extension().is_some_and(|e| e == "c"));
     host::run_quiet(
         Command::new("cc")
             .args(["-O2", "-o"])
@@ -126,7 +133,7 @@ fn foreign(target: &Path, version: &str) -> Result<String> {
             .arg(root.join("usr/include"))
             .arg("-isystem")
             .arg(root.join("usr/include/x86_64-linux-gnu"))
-            .arg(paths::workspace().join("tests/soak/endpoint.c"))
+            .args(sources)
             .arg(libraries.join(library))
             .arg(libraries.join(library.replace("ssl", "crypto")))
             // What these libraries need of a newer libc is there at run time.

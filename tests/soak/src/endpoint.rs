@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An endpoint process (`endpoint.c`). It lives through many connections, since starting a process
+//! An endpoint process (`endpoint/`). It lives through many connections, since starting a process
 //! under a preload in an emulated machine costs more than most programs here. The value that started it
 //! kills it, by its id, when it goes.
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// `endpoint.c`, compiled for this machine.
+/// `endpoint/`, compiled for this machine.
 pub const PROGRAM: &str = env!("KTLSSHIM_SOAK_ENDPOINT");
 
 /// How endpoints are started.

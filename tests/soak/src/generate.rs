@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Programs from seeds. Every choice has a weight; what is rare in life (renegotiation, a damaged
-//! record, a parked write with a KeyUpdate in between) is common here.
+//! record, a parked write with a KeyUpdate in between) is common here. Of the odder operations each program
+//! has some, and those often: two of a kind meet more easily than in programs that have a little of all.
 
 use crate::program::{Cut, Deed, End, Ending, Io, Op, Program, Setup, Side, Step};
 use crate::rng::Rng;
@@ -38,7 +39,11 @@ struct Maker<'a> {
     steps: Vec<Step>,
     parked: [bool; 2],
     lag: [bool; 2],
+    odd: [bool; ODD],
 }
+
+/// Operations that a program either has or has not.
+const ODD: usize = 13;
 
 pub fn program(seed: u64, without: &Without) -> Program {
     let mut rng = Rng::new(seed);
@@ -50,7 +55,11 @@ pub fn program(seed: u64, without: &Without) -> Program {
         steps: Vec::new(),
         parked: [false; 2],
         lag: [false; 2],
+        odd: [false; ODD],
     };
+    for odd in &mut maker.odd {
+        *odd = maker.rng.chance(40);
+    }
     maker.fill();
     Program {
         seed,
@@ -104,7 +113,9 @@ fn end(rng: &mut Rng, without: &Without) -> End {
     let read_ahead = rng.chance(8);
     End {
         io,
-        modes: (rng.below(4) | if rng.chance(70) { 4 } else { 0 }) as u8,
+        modes: (rng.below(4)
+            | if rng.chance(70) { 4 } else { 0 }
+            | if rng.chance(10) { 8 } else { 0 }) as u8,
         nonblocking: style == 0,
         timeout: if style == 1 { 15 } else { 0 },
         use_ex: rng.chance(30),
@@ -144,7 +155,7 @@ impl Maker<'_> {
         self.add(from.other(), Op::ReadAll { piece: 16384 });
         self.add(from.other(), Op::Write(n / 2 + 1));
         self.add(from, Op::ReadAll { piece: 16384 });
-        for _ in 0..4 + self.rng.below(16) {
+        for _ in 0..10 + self.rng.below(18) {
             self.step();
         }
         self.finish();
@@ -171,29 +182,43 @@ impl Maker<'_> {
     fn step(&mut self) {
         let side = self.side();
         let tls13 = self.setup.tls13;
-        let control = if tls13 { 0 } else { 1 };
+        let only13 = |weight| if tls13 { weight } else { 0 };
+        let odd = self.odd;
+        let mut number = 0..;
+        let mut odd = |weight: u64| {
+            let has = number.next().is_some_and(|n: usize| odd[n]);
+            if has { 5 * weight / 2 } else { 0 }
+        };
         let weights = [
-            26, // 0 write
-            20, // 1 read all
-            8,  // 2 read part
-            10, // 3 read once
-            6,  // 4 peek
-            if tls13 { 12 } else { 0 },
-            10 * control, // 6 renegotiate
-            if tls13 { 4 } else { 0 },
-            if tls13 { 3 } else { 0 },
-            7, // 9 together
-            6, // 10 park
-            4, // 11 sendfile
-            5, // 12 wire
-            3, // 13 modes
-            2, // 14 non-blocking
-            2, // 15 max fragment
-            2, // 16 has_pending
-            2, // 17 handshake call
-            2, // 18 state
-            1, // 19 one-way shutdown in mid-life
-            1, // 20 damage
+            24, // 0 write
+            16, // 1 read all
+            7,  // 2 read part
+            7,  // 3 read once
+            7,  // 4 peek
+            only13(10),
+            9 - only13(9), // 6 renegotiate
+            only13(odd(7)),
+            only13(odd(7)),
+            odd(4), // 9 together
+            odd(7), // 10 park
+            odd(6), // 11 sendfile
+            4,      // 12 wire
+            4,      // 13 modes
+            4,      // 14 non-blocking
+            odd(4), // 15 max fragment
+            4,      // 16 has_pending
+            4,      // 17 handshake call
+            4,      // 18 state
+            1,      // 19 one-way shutdown in mid-life
+            odd(5), // 20 two writes, a buffer between
+            odd(4), // 21 a second owner
+            odd(6), // 22 another descriptor
+            odd(6), // 23 BIO_f_ssl
+            odd(5), // 24 fork
+            odd(4), // 25 a thread per direction
+            odd(5), // 26 the next connection
+            4,      // 27 interrupted
+            4,      // 28 timeouts
         ];
         match self.rng.weighted(&weights) {
             0 => {
@@ -290,15 +315,68 @@ impl Maker<'_> {
             19 if self.may("half-close") && self.rng.chance(50) => {
                 self.add(side, Op::Shutdown);
             }
-            20 if self.may("damage") && self.rng.chance(40) => {
-                self.steps.push(Step::Damage { to: side.other() });
-                let n = self.write_size().max(1);
-                self.add(side, Op::Write(n));
-                self.add(side.other(), Op::ReadAll { piece: 16384 });
-                self.add(side, Op::ReadOnce(100));
+            20 => {
+                if tls13 && self.rng.chance(70) {
+                    let ask = self.rng.chance(50);
+                    self.add(side, Op::KeyUpdate { ask });
+                }
+                let (n, m) = (1 + self.rng.size(3000), 1 + self.rng.size(9000));
+                self.add(side, Op::WriteTwice(n as u32, m as u32));
+            }
+            21 => {
+                let n = 1 + self.rng.size(20_000) as u32;
+                self.add(side, Op::Dup(n));
+            }
+            22 => {
+                let how = self.rng.below(5) as u8;
+                self.add(side, Op::ChangeFd(how));
+            }
+            23 if self.may("chain") => {
+                let n = 1 + self.rng.size(40_000) as u32;
+                self.add(side, Op::ChainWrite(n));
+                let reader = self.side();
+                self.add(reader, Op::ChainRead);
+            }
+            24 if self.may("fork") => {
+                let child = self.rng.chance(50);
+                self.add(side, Op::Fork { child });
+            }
+            25 if self.may("duplex") => {
+                let n = [0; 2].map(|_| 1 + self.rng.size(60_000) as u32);
+                self.steps.push(Step::Duplex(n));
+            }
+            26 if self.may("again") => self.again(),
+            27 => {
+                let n = 1 + self.rng.size(16_382) as u32;
+                self.add(side, Op::Interrupted(n));
+            }
+            28 => {
+                let ms = self.rng.pick(&[0, 5, 15]);
+                self.add(side, Op::Timeout(ms));
             }
             _ => {}
         }
+    }
+
+    fn again(&mut self) {
+        let shutdown = self.rng.chance(60);
+        let early = match self.setup.tls13 && shutdown && self.rng.chance(60) {
+            true => 1 + self.rng.size(8000) as u32,
+            false => 0,
+        };
+        self.steps.push(Step::Again { shutdown, early });
+        let (side, n) = (self.side(), self.rng.size(20_000) as u32);
+        self.add(side, Op::Write(n));
+        self.add(side.other(), Op::ReadAll { piece: 16384 });
+    }
+
+    /// The last byte of a record is not what it was.
+    fn damage(&mut self, side: Side) {
+        self.steps.push(Step::Damage { to: side.other() });
+        let n = self.write_size().max(1);
+        self.add(side, Op::Write(n));
+        self.add(side.other(), Op::ReadAll { piece: 16384 });
+        self.add(side, Op::ReadOnce(100));
     }
 
     fn together(&mut self) {
@@ -355,7 +433,7 @@ impl Maker<'_> {
 
     fn finish(&mut self) {
         let side = self.side();
-        match self.rng.weighted(&[40, 15, 10, 10, 10, 15]) {
+        match self.rng.weighted(&[40, 12, 10, 10, 10, 8, 10]) {
             0 => {
                 // Both ways, sometimes with unread data, then clear text.
                 if self.rng.chance(70) {
@@ -392,6 +470,7 @@ impl Maker<'_> {
             2 => self.cut_off(side, Ending::Fin),
             3 => self.cut_off(side, Ending::Close),
             4 => self.cut_off(side, Ending::Reset),
+            5 if self.may("damage") => self.damage(side),
             _ => {}
         }
     }

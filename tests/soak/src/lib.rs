@@ -4,6 +4,8 @@
 //! ```text
 //!   program.rs   what two ends of a connection do, made from a seed
 //!   run.rs       runs it: two endpoint processes, in lockstep, over relay.rs
+//!   single.rs    ... the operations of one end
+//!   phases.rs    ... and those of both at once
 //!   relay.rs     the wire: captures, re-cuts, stalls and damages the TCP stream
 //!   oracle.rs    decrypts the capture: every record, every number, every nonce
 //!   soak.rs      four lanes (none, one, the other, both ends shimmed), compared;
@@ -27,14 +29,17 @@
 //! * `SSL_has_pending` for bytes of an incomplete record and for read-ahead: they
 //!   stay on the socket under the shim, a documented deviation.
 
+pub mod counters;
 pub mod endpoint;
 pub mod generate;
 pub mod oracle;
+mod phases;
 pub mod program;
 pub mod relay;
 pub mod rng;
 pub mod run;
 pub mod schedule;
 pub mod shrink;
+mod single;
 pub mod soak;
 pub mod tally;

@@ -46,7 +46,7 @@ pub enum Io {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct End {
     pub io: Io,
-    /// 1 partial writes, 2 moving buffer, 4 AUTO_RETRY
+    /// 1 partial writes, 2 moving buffer, 4 AUTO_RETRY; 8: the object is an SSL_dup of one that was set up
     pub modes: u8,
     pub nonblocking: bool,
     /// Milliseconds of SO_RCVTIMEO and SO_SNDTIMEO; 0 is none.
@@ -130,6 +130,23 @@ pub enum Op {
     ClearReceive,
     State,
     End(Ending),
+    /// Small bytes that a buffering BIO keeps, and more behind them.
+    WriteTwice(u32, u32),
+    /// SSL_dup of a connection that has begun: a second owner, who goes again.
+    Dup(u32),
+    /// SSL_set_fd and the like: 0 the same fd, 1 and 2 a dup, 3 a new BIO, 4 a dup behind OpenSSL's back.
+    ChangeFd(u8),
+    /// Through a BIO_f_ssl, whose data passes no SSL function of the program's.
+    ChainWrite(u32),
+    ChainRead,
+    /// One process goes on, the other frees its SSL and closes.
+    Fork {
+        child: bool,
+    },
+    /// One SSL_read that a signal may interrupt.
+    Interrupted(u32),
+    /// SO_RCVTIMEO and SO_SNDTIMEO, in milliseconds.
+    Timeout(u8),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -150,6 +167,14 @@ pub enum Step {
         to: Side,
         cut: Cut,
         lag: bool,
+    },
+    /// Each end writes so many bytes in one thread and reads the other's in another.
+    Duplex([u32; 2]),
+    /// SSL_clear at both ends and another handshake, on the same socket. `shutdown`: close_notify both ways
+    /// first, which lets a client resume; with up to `early` bytes of early data.
+    Again {
+        shutdown: bool,
+        early: u32,
     },
     /// The last byte of what the next write to this side puts on the wire is damaged.
     Damage {

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::counters::{Both, Counters};
 use crate::endpoint::Endpoint;
 use crate::generate::SUITES12;
-use crate::program::{Deed, End, Ending, Io, Op, Program, SIDES, Side, Step};
+use crate::program::{End, Io, Program, SIDES, Side, Step};
 use crate::relay::{self, Relay};
 
 #[derive(Default)]
@@ -22,6 +23,8 @@ pub struct Lane {
     pub keylog: Vec<String>,
     /// What each side sent, as it was on the wire.
     pub captured: [Vec<u8>; 2],
+    /// Where in it a further handshake begins in clear text (`Step::Again`).
+    pub cuts: Vec<[usize; 2]>,
     /// Shim logs of both ends, one JSON line per connection.
     pub logs: [String; 2],
     /// SSL_sendfile was granted so many times.
@@ -30,6 +33,8 @@ pub struct Lane {
     pub trouble: Option<String>,
     /// A write was cut off: the last record on the wire need not be whole.
     pub cut_off: [bool; 2],
+    /// What the kernel did: the operation, the side that was at it (2: both), the answer.
+    pub deeds: Vec<(String, usize, String, Both)>,
 }
 
 #[derive(Default, Clone)]
@@ -49,6 +54,9 @@ pub(crate) struct EndState {
 
 pub(crate) struct Runner<'a> {
     pub(crate) program: &'a Program,
+    counters: &'a mut Counters,
+    /// What several commands are part of, if they are.
+    part_of: Option<&'static str>,
     pub(crate) ends: [&'a mut Endpoint; 2],
     pub(crate) relay: Relay,
     pub(crate) lane: Lane,
@@ -83,10 +91,11 @@ pub fn run(
     client: &mut Endpoint,
     server: &mut Endpoint,
     patience: Duration,
-    careful: bool,
-    empty: bool,
+    [careful, empty]: [bool; 2],
+    counters: &mut Counters,
 ) -> Lane {
     let mut lane = Lane::default();
+    counters.news();
     for end in [&mut *client, &mut *server] {
         end.new_log();
     }
@@ -95,6 +104,7 @@ pub fn run(
         [client, server],
         patience,
         [careful, empty],
+        counters,
         &mut lane,
     ) {
         Ok(()) => {}
@@ -111,6 +121,15 @@ pub fn run(
     }
     lane.logs = [client.new_log(), server.new_log()];
     lane
+}
+
+/// What the server's tickets allow.
+fn early_data(program: &Program) -> u32 {
+    let early = |step: &Step| match step {
+        Step::Again { early, .. } => *early,
+        _ => 0,
+    };
+    program.steps.iter().map(early).max().unwrap_or(0)
 }
 
 fn open_line(program: &Program, side: Side, port: u16, patience: Duration) -> String {
@@ -136,7 +155,7 @@ fn open_line(program: &Program, side: Side, port: u16, patience: Duration) -> St
     format!(
         "open role={role} port={port} ver={} suite={} bio={bio} mode={modes} nb={} rto={timeout} sto={timeout} ex={} \
          ra={} msf={max_fragment} sndbuf={send_buffer} rcvbuf={receive_buffer} tickets={} noren={} ask={} cert={} \
-         mfl={} pha=1 eofok={} patience={}",
+         mfl={} pha=1 eofok={} copy={} early={} patience={}",
         if setup.tls13 { 13 } else { 12 },
         if side == Side::Server && !setup.tls13 {
             SUITES12.join(":")
@@ -152,6 +171,8 @@ fn open_line(program: &Program, side: Side, port: u16, patience: Duration) -> St
         flag(setup.client_certificate),
         setup.fragment_length,
         flag(setup.eof_is_fine),
+        modes >> 3 & 1,
+        early_data(program),
         patience.as_millis(),
     )
 }
@@ -161,6 +182,7 @@ fn go(
     ends: [&mut Endpoint; 2],
     patience: Duration,
     [careful, empty]: [bool; 2],
+    counters: &mut Counters,
     lane: &mut Lane,
 ) -> Result<()> {
     let listener = relay::listen()?;
@@ -180,6 +202,8 @@ fn go(
     });
     let mut runner = Runner {
         program,
+        counters,
+        part_of: None,
         ends: [client, server],
         relay: Relay::new(client_socket, server_socket)?,
         lane: std::mem::take(lane),
@@ -225,7 +249,9 @@ impl Runner<'_> {
             }
         }
         let hs = ["hs loose=1".to_owned()];
+        self.part_of = Some("handshake");
         self.both([&hs, &hs])?;
+        self.part_of = None;
         let steps = &self.program.steps;
         for (n, step) in steps.iter().enumerate() {
             self.step = n + 1;
@@ -333,7 +359,16 @@ impl Runner<'_> {
         let answer = answers[side].pop().unwrap_or_default();
         self.learn(side, &answer);
         self.note(side, &answer);
+        self.count(side, &answer);
         Ok(answer)
+    }
+
+    /// What the kernel did meanwhile.
+    fn count(&mut self, side: usize, answer: &str) {
+        let name = answer.trim_start_matches('=').split(' ').next();
+        let name = self.part_of.or(name).unwrap_or_default().to_owned();
+        let news = self.counters.news();
+        self.lane.deeds.push((name, side, answer.to_owned(), news));
     }
 
     pub(crate) fn both(&mut self, commands: [&[String]; 2]) -> Result<()> {
@@ -347,6 +382,7 @@ impl Runner<'_> {
                 self.note(side, answer);
             }
         }
+        self.count(2, "=together");
         Ok(())
     }
 
@@ -361,8 +397,11 @@ impl Runner<'_> {
         let name = answer[1..].split(' ').next().unwrap_or_default();
         let n = value(answer, "n");
         match name {
-            "w" | "sf" | "wpark" | "wgo" => self.out[side] += n,
-            "r" | "rn" | "settle" => self.out[1 - side] -= n,
+            "w" | "sf" | "wpark" | "wint" | "wgo" | "w2" | "dup" | "cw" => self.out[side] += n,
+            "r" | "rn" | "settle" | "cr" | "int" | "duo" => self.out[1 - side] -= n,
+            // Early data: the server's answer, which comes second, takes what the client gave.
+            "early" if side == 0 => self.out[0] += n,
+            "early" => self.out[0] -= n,
             "xs" => self.clear[side] += n,
             "xr" => self.clear[1 - side] -= n,
             _ => {}
@@ -374,10 +413,13 @@ impl Runner<'_> {
         // A return value of 0 reads as "SYSCALL" where nothing has failed: a first SSL_shutdown, a write of
         // nothing. A read that says so without an errno met the end of the stream (1.1.1).
         let failed = match name {
-            "w" | "wgo" | "wpark" | "sf" | "sd" => {
+            "w" | "wgo" | "wpark" | "wint" | "w2" | "dup" | "cw" | "sf" | "sd" => {
                 err == 1 || (err == 5 && value(answer, "errno") != 0)
             }
-            "r" | "rn" | "pk" | "dh1" | "hs" | "settle" => matches!(err, 1 | 5 | 6),
+            "r" | "rn" | "pk" | "dh1" | "hs" | "settle" | "cr" | "int" | "duo" | "early" => {
+                matches!(err, 1 | 5 | 6)
+            }
+            "anew" => err != 0,
             _ => false,
         };
         // "Protocol is shutdown" answers a write after our own close_notify; reading goes on.
@@ -389,7 +431,16 @@ impl Runner<'_> {
             || self.state[side].waiting
                 && matches!(
                     name,
-                    "ku" | "nst" | "pha" | "hp" | "state" | "mode" | "nb" | "msf"
+                    "ku" | "nst"
+                        | "pha"
+                        | "hp"
+                        | "state"
+                        | "mode"
+                        | "nb"
+                        | "msf"
+                        | "to"
+                        | "fd"
+                        | "fork"
                 );
         if answer.contains(" sd=") {
             self.state[side].shutdown = value(answer, "sd");
@@ -457,12 +508,24 @@ impl Runner<'_> {
             Step::Do(side, op) => self.op(side.index(), op),
             Step::Together(deeds) => self.together(deeds),
             Step::Barrier => self.barrier(),
+            Step::Duplex(n) => self.duplex(*n),
+            Step::Again { shutdown, early } => {
+                self.part_of = Some("again");
+                self.again(*shutdown, *early)?;
+                self.part_of = None;
+                Ok(())
+            }
             Step::Renegotiate {
                 by,
                 short,
                 suite,
                 ask,
-            } => self.renegotiate(by.index(), *short, suite.as_deref(), *ask),
+            } => {
+                self.part_of = Some("renegotiate");
+                self.renegotiate(by.index(), *short, suite.as_deref(), *ask)?;
+                self.part_of = None;
+                Ok(())
+            }
             Step::Wire { to, cut, lag } => {
                 let to = to.index();
                 self.release(to);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::counters::Counters;
 use crate::endpoint::{Endpoint, Launch};
 use crate::generate::{self, Without};
 use crate::program::Program;
@@ -61,6 +62,7 @@ impl Difference {
 pub struct Soak {
     options: Options,
     ends: [[Endpoint; 2]; 2],
+    counters: Counters,
     dir: PathBuf,
 }
 
@@ -74,7 +76,13 @@ pub struct Outcome {
 }
 
 impl Soak {
+    /// With a shim this thread moves into a network namespace, so that the kernel counts for
+    /// this one alone.
     pub fn new(options: Options) -> Result<Soak> {
+        let counters = match options.shim {
+            Some(_) => Counters::isolate()?,
+            None => Counters::none(),
+        };
         let dir =
             std::env::temp_dir().join(format!("soak-{}-{}", std::process::id(), options.worker));
         std::fs::create_dir_all(&dir)?;
@@ -108,7 +116,12 @@ impl Soak {
             [start(false, "c0")?, start(false, "s0")?],
             [start(true, "c1")?, start(true, "s1")?],
         ];
-        Ok(Soak { options, ends, dir })
+        Ok(Soak {
+            options,
+            ends,
+            counters,
+            dir,
+        })
     }
 
     pub fn library(&self) -> &str {
@@ -126,8 +139,8 @@ impl Soak {
             c,
             s,
             self.options.patience,
-            self.options.without.has("S2"),
-            self.options.without.has("S4"),
+            ["S2", "S4"].map(|name| self.options.without.has(name)),
+            &mut self.counters,
         );
         if self.options.without.has("S1") {
             run.transcript
@@ -168,6 +181,7 @@ impl Soak {
                     }
                     tally.carried.add(&carried);
                 }
+                in_kernel &= tally.kernel(lane, &run.deeds) || self.options.shim.is_none();
             }
             let mut what = None;
             if run.transcript != plain.transcript {
@@ -190,12 +204,15 @@ impl Soak {
                     .map(|t| format!("trouble without the shim: {t}"));
             }
             if run.trouble.is_none() {
-                match oracle::judge(&run.captured, &run.keylog) {
+                match oracle::judge_parts(&run.captured, &run.cuts, &run.keylog) {
                     Ok(seen) => {
                         for (side, seen) in seen.iter().enumerate() {
                             tally.wire_records += seen.records;
                             tally.wire_updates += seen.key_updates;
                             tally.wire_handshakes += seen.handshakes;
+                            for (name, n) in &seen.control {
+                                tally.control(name, lane, side, *n);
+                            }
                             if seen.tail > 0 && !run.cut_off[side] && what.is_none() {
                                 what = Some(format!("wire: side {side} ends inside a record"));
                             }
@@ -228,7 +245,7 @@ impl Soak {
         if both[0] != both[1] {
             return Some(("differs from plain".into(), both));
         }
-        if let Err(e) = oracle::judge(&run.captured, &run.keylog) {
+        if let Err(e) = oracle::judge_parts(&run.captured, &run.cuts, &run.keylog) {
             return Some((format!("wire: {e}"), both));
         }
         None

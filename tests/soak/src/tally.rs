@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::counters::{Both, WAYS, Way};
+
 /// Sums over shim log lines.
 #[derive(Default, Clone, Copy, Debug)]
 pub struct Carried {
@@ -77,7 +79,50 @@ pub struct Tally {
     /// Operation × lane: how often.
     pub operations: BTreeMap<String, [u64; 4]>,
     pub reasons: BTreeMap<String, u64>,
+    /// Operation, direction, transition: how often, by `WHO`.
+    pub transitions: BTreeMap<(String, &'static str, &'static str), [u64; 5]>,
+    /// Records that were not data, by what they were: sent and received under the shim.
+    pub controls: BTreeMap<String, [u64; 2]>,
+    /// What the kernel counted, sending and receiving.
+    pub kernel: Both,
 }
+
+/// Whose connection in the kernel it was. Of phases in which two shimmed ends run at once nobody
+/// can tell.
+pub const WHO: [&str; 5] = ["client", "server", "cl.+shim", "se.+shim", "both"];
+
+/// Between lanes: T is the one in which OpenSSL gets a record translated.
+const CARRIED: &str = "kernel > kernel";
+const TRANSLATED: &str = "kernel > T > kernel";
+const REKEYED: &str = "kernel > kernel, next key";
+const ATTACHED: &str = "userspace > kernel";
+const HANDED_BACK: &str = "kernel > userspace";
+const RESUMED: &str = "userspace > kernel again";
+
+/// What must have happened often enough for a long run to show anything.
+pub const REQUIRED: &[(&str, &str, &str)] = &[
+    ("handshake", "rx", ATTACHED),
+    ("w", "tx", ATTACHED),
+    ("w", "tx", CARRIED),
+    ("w", "tx", REKEYED),
+    ("w", "tx", TRANSLATED),
+    ("r", "rx", CARRIED),
+    ("r", "rx", TRANSLATED),
+    ("rn", "rx", CARRIED),
+    ("rn", "rx", REKEYED),
+    ("rn", "rx", TRANSLATED),
+    ("pk", "rx", CARRIED),
+    ("sf", "tx", CARRIED),
+    ("wpark", "tx", CARRIED),
+    ("wgo", "tx", CARRIED),
+    ("together", "tx", CARRIED),
+    ("together", "rx", CARRIED),
+    ("sd", "tx", TRANSLATED),
+    ("renegotiate", "tx", HANDED_BACK),
+    ("renegotiate", "rx", HANDED_BACK),
+    ("renegotiate", "tx", RESUMED),
+    ("renegotiate", "rx", RESUMED),
+];
 
 pub const LANES: [&str; 4] = ["plain", "client", "server", "both"];
 
@@ -98,6 +143,45 @@ impl Tally {
             .or_default()[lane] += 1;
     }
 
+    /// What the kernel did in one lane. Did it carry records at each shimmed end?
+    pub fn kernel(&mut self, lane: usize, deeds: &[(String, usize, String, Both)]) -> bool {
+        let mut given_back = [[false; 2]; 5];
+        let mut sum = Both::default();
+        for (name, side, _, news) in deeds {
+            let who = if lane == 3 { 2 + side } else { lane - 1 };
+            for (way, news) in news.iter().enumerate() {
+                sum[way].add(news);
+                for (transition, n) in transitions(news, &mut given_back[who][way]) {
+                    let key = (name.clone(), WAYS[way], transition);
+                    self.transitions.entry(key).or_default()[who] += n;
+                }
+            }
+        }
+        let carried = sum.iter().map(|way| way.records - way.control).sum::<u64>() > 0;
+        self.kernel.iter_mut().zip(&sum).for_each(|(a, b)| a.add(b));
+        carried
+    }
+
+    /// `side` sent so many control records of this kind.
+    pub fn control(&mut self, name: &str, lane: usize, side: usize, n: u64) {
+        let own = self.controls.entry(name.to_owned()).or_default();
+        own[0] += n * (lane >> side & 1) as u64;
+        own[1] += n * (lane >> (1 - side) & 1) as u64;
+    }
+
+    /// Transitions of `REQUIRED` that were seen less often.
+    pub fn rare(&self, least: u64) -> Vec<String> {
+        let mut rare = Vec::new();
+        for (name, way, transition) in REQUIRED {
+            let key = ((*name).to_owned(), *way, *transition);
+            let n: u64 = self.transitions.get(&key).map_or(0, |n| n.iter().sum());
+            if n < least {
+                rare.push(format!("{name} {way} {transition}: {n}"));
+            }
+        }
+        rare
+    }
+
     pub fn add(&mut self, other: &Tally) {
         self.programs += other.programs;
         self.counted += other.counted;
@@ -115,6 +199,36 @@ impl Tally {
         for (name, n) in &other.reasons {
             *self.reasons.entry(name.clone()).or_default() += n;
         }
+        for (key, by) in &other.transitions {
+            let own = self.transitions.entry(key.clone()).or_default();
+            own.iter_mut().zip(by).for_each(|(a, b)| *a += b);
+        }
+        for (name, n) in &other.controls {
+            let own = self.controls.entry(name.clone()).or_default();
+            own.iter_mut().zip(n).for_each(|(a, b)| *a += b);
+        }
+        let ours = self.kernel.iter_mut();
+        ours.zip(&other.kernel).for_each(|(a, b)| a.add(b));
+    }
+
+    fn lanes_table(&self) -> String {
+        let mut text = format!("{:<46}", "operation and lane transition");
+        WHO.iter().for_each(|who| text += &format!("{who:>9}"));
+        text.push_str("      sum\n");
+        for ((name, way, transition), by) in &self.transitions {
+            text += &format!("{name:<12} {way} {transition:<30}");
+            by.iter().for_each(|n| text += &format!("{n:>9}"));
+            text += &format!("{:>9}\n", by.iter().sum::<u64>());
+        }
+        text += &format!(
+            "\n{:<46}     sent received\n",
+            "control records under the shim"
+        );
+        for (name, [sent, received]) in &self.controls {
+            text += &format!("{name:<46}{sent:>9}{received:>9}\n");
+        }
+        text.push('\n');
+        text
     }
 
     pub fn table(&self) -> String {
@@ -130,7 +244,9 @@ impl Tally {
         for (name, n) in &self.reasons {
             text += &format!("{n:>8} {name}\n");
         }
+        text += &self.lanes_table();
         let c = &self.carried;
+        let [tx, rx] = &self.kernel;
         let rows = [
             ("programs", self.programs),
             (
@@ -139,10 +255,17 @@ impl Tally {
             ),
             ("lanes run", self.lanes),
             ("connections under the shim", c.connections),
-            ("records carried by the kernel, fast", c.fast_records),
-            ("records translated", c.slow_records),
-            ("re-keys in the kernel", c.rekeys),
-            ("hand-backs to OpenSSL", c.handbacks),
+            ("records that the kernel sent", tx.records),
+            ("bytes of these", tx.bytes),
+            ("records that the kernel received", rx.records),
+            ("bytes of these", rx.bytes),
+            ("control records of all these", tx.control + rx.control),
+            ("of all these, the shim says: fast", c.fast_records),
+            ("of all these, the shim says: translated", c.slow_records),
+            ("re-keys in the kernel, sending", tx.rekeyed),
+            ("re-keys in the kernel, receiving", rx.rekeyed),
+            ("hand-backs to OpenSSL, sending", tx.detached),
+            ("hand-backs to OpenSSL, receiving", rx.detached),
             ("resumes after a hand-back", c.resumes),
             ("bytes by SSL_sendfile", c.sendfile_bytes),
             ("records judged on the wire", self.wire_records),
@@ -155,5 +278,62 @@ impl Tally {
             text += &format!("{n:>12} {name}\n");
         }
         text
+    }
+}
+
+/// The lane transitions of one direction in one operation. `given_back`: that direction has been
+/// OpenSSL's since it was the kernel's.
+fn transitions(news: &Way, given_back: &mut bool) -> Vec<(&'static str, u64)> {
+    let mut all = vec![
+        (CARRIED, u64::from(news.records > news.control)),
+        (TRANSLATED, news.control),
+        (REKEYED, news.rekeyed),
+        (HANDED_BACK, news.detached),
+    ];
+    let mut attached = news.attached;
+    if news.detached > 0 {
+        *given_back = true;
+    } else if attached > 0 && !*given_back {
+        all.push((ATTACHED, 1));
+        attached -= 1;
+    }
+    all.push((if *given_back { RESUMED } else { ATTACHED }, attached));
+    all.retain(|(_, n)| *n > 0);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deed(name: &str, side: usize, tx: Way) -> (String, usize, String, Both) {
+        (name.to_owned(), side, String::new(), [tx, Way::default()])
+    }
+
+    #[test]
+    fn a_direction_that_comes_back_has_resumed() {
+        let way = |attached, detached, records, control| Way {
+            attached,
+            detached,
+            records,
+            control,
+            ..Way::default()
+        };
+        let mut tally = Tally::default();
+        let deeds = [
+            deed("w", 0, way(1, 0, 2, 0)),
+            deed("renegotiate", 0, way(0, 1, 1, 1)),
+            deed("renegotiate", 0, way(1, 0, 0, 0)),
+        ];
+        assert!(tally.kernel(1, &deeds));
+        let n = |name: &str, transition| tally.transitions[&(name.to_owned(), "tx", transition)];
+        assert_eq!(n("w", ATTACHED), [1, 0, 0, 0, 0]);
+        assert_eq!(n("w", CARRIED), [1, 0, 0, 0, 0]);
+        assert_eq!(n("renegotiate", HANDED_BACK), [1, 0, 0, 0, 0]);
+        assert_eq!(n("renegotiate", RESUMED), [1, 0, 0, 0, 0]);
+        assert_eq!(n("renegotiate", TRANSLATED), [1, 0, 0, 0, 0]);
+        // Nothing else has happened, and nobody may say so.
+        assert_eq!(tally.rare(1).len(), REQUIRED.len() - 4);
+        assert!(!Tally::default().kernel(3, &[deed("w", 1, way(1, 0, 1, 1))]));
     }
 }

@@ -283,7 +283,8 @@ impl Ends {
         let client = if shim[0] { c1 } else { c0 };
         let server = if shim[1] { s1 } else { s0 };
         let patience = Duration::from_secs(30);
-        let lane = run::run(program, client, server, patience, false, false);
+        let mut counters = ktlsshim_soak::counters::Counters::none();
+        let lane = run::run(program, client, server, patience, [false; 2], &mut counters);
         let kernel = if self.lab.plain() {
             Kernel::default()
         } else {
