@@ -237,6 +237,9 @@ impl Connection {
         if found.padding != 0 {
             return Never(Reason::RecordPadding);
         }
+        if suite.version == Version::Tls13 && found.ends_the_key() {
+            return self.outlived(Dir::Tx, live);
+        }
         if live.table.crypto.version() >= PADDING_BY_CONFIG
             && suite.version == Version::Tls13
             && found.kind != DATA
@@ -292,6 +295,9 @@ impl Connection {
         };
         let generation = self.generation(Dir::Rx, live);
         if let Some(found) = prove(live.table, &keys, &mut side.trace, generation, 0) {
+            if suite.version == Version::Tls13 && found.ends_the_key() {
+                return self.outlived(Dir::Rx, live);
+            }
             return Verdict::Ready(Ready {
                 keys,
                 seq: found.seq + 1,
@@ -316,6 +322,15 @@ impl Connection {
         }
         drop(side);
         self.unproved(Dir::Rx, live, suite)
+    }
+
+    /// The last record under these keys was a KeyUpdate, and OpenSSL has not told of the
+    /// next secret: 1.1.1 never does. It follows from this one; a record proves it.
+    fn outlived(&self, dir: Dir, live: &Live) -> Verdict {
+        if let Some(mut secrets) = self.secrets.lock() {
+            secrets.advance13(live.table.crypto, live.is_server(), dir);
+        }
+        Later(Reason::Pending)
     }
 
     /// No record opened: is that because there is none yet?

@@ -1,6 +1,6 @@
 //! The proof: does a key open the record that OpenSSL itself sealed or accepted last?
 
-use super::rx::SEALED_MAX;
+use super::rx::{HANDSHAKE, KEY_UPDATE, SEALED_MAX};
 use crate::keys::{self, Suite, TrafficKeys, Version};
 use crate::openssl::{ask::Live, ssl::Table};
 use crate::planted;
@@ -45,6 +45,13 @@ pub(super) struct Proved {
     pub first: Option<u8>,
     pub padding: usize,
     pub explicit: [u8; 8],
+}
+
+impl Proved {
+    /// Nothing follows this record under its key.
+    pub fn ends_the_key(&self) -> bool {
+        self.kind == HANDSHAKE && self.first == Some(KEY_UPDATE)
+    }
 }
 
 /// Opens the last whole record of the trace. Its number follows from how many
