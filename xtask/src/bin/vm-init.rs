@@ -228,6 +228,9 @@ fn enter_root(job: &Job) -> Outcome<()> {
     let _ = fs::create_dir_all("/root/run/lock");
 
     std::env::set_current_dir("/root").map_err(|e| format!("cd /root: {e}"))?;
+    // Moved onto the root: a process in a mere chroot may not make a user namespace.
+    let moved = mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>);
+    moved.map_err(|e| format!("move the root: {e}"))?;
     nix::unistd::chroot(".").map_err(|e| format!("chroot: {e}"))?;
     for (link, to) in [
         ("/dev/fd", "/proc/self/fd"),
