@@ -247,7 +247,9 @@ fn the_op_is_closed_while_a_call_sleeps() {
             let fd = std::sync::Arc::into_inner(op).unwrap().0.into_raw_fd();
             let tcp = link.tcp.try_clone().unwrap();
             let other = TcpListener::bind("127.0.0.1:0").unwrap();
-            let thread = thread::spawn(move || call.run(&Number(fd), &tcp));
+            // The number must not be given to a pipe that nobody writes to.
+            let pipe = sys::pipe();
+            let thread = thread::spawn(move || call.run_with(&Number(fd), &tcp, || pipe));
             rng.jitter().spend();
             let over = (rng.below(2) == 0).then_some(&other);
             shut(fd, over);

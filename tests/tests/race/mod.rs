@@ -10,7 +10,7 @@
 #![allow(dead_code)]
 
 use std::net::TcpStream;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -136,6 +136,16 @@ impl Call {
 
     /// At most 100 bytes.
     pub fn run(self, op: &impl AsRawFd, tcp: &impl AsRawFd) -> Res<Vec<u8>> {
+        self.run_with(op, tcp, sys::pipe)
+    }
+
+    /// With a pipe that was made before, where fd numbers matter.
+    pub fn run_with(
+        self,
+        op: &impl AsRawFd,
+        tcp: &impl AsRawFd,
+        pipe: impl FnOnce() -> (OwnedFd, OwnedFd),
+    ) -> Res<Vec<u8>> {
         let take = |flags| {
             let mut buf = vec![0; 100];
             let n = sys::recvmsg(op, &mut [&mut buf], &mut [], flags)?.len;
@@ -151,7 +161,7 @@ impl Call {
                 Ok(buf)
             }
             Call::Splice => {
-                let (out, into) = sys::pipe();
+                let (out, into) = pipe();
                 let n = sys::splice(op, &into, 100, 0)?;
                 let mut buf = vec![0; n];
                 assert_eq!(sys::read(&out, &mut buf), Ok(n));
