@@ -16,6 +16,15 @@ use ktlsshim_soak::tally::Tally;
 struct Cli {
     #[arg(long, default_value_t = 1.0)]
     minutes: f64,
+    /// Go on until so many programs count ...
+    #[arg(long, default_value_t = 0)]
+    counted: u64,
+    /// ... and each lane transition was seen so often; a run that ends without has failed
+    #[arg(long, default_value_t = 0)]
+    each: u64,
+    /// But not for longer than this; 0 is as long as --minutes
+    #[arg(long, default_value_t = 0.0)]
+    most_minutes: f64,
     /// Stop after so many programs
     #[arg(long)]
     programs: Option<u64>,
@@ -88,7 +97,8 @@ fn main() -> Result<()> {
     }
     println!("soak: seed {seed}, {} workers", cli.workers);
     let started = Instant::now();
-    let until = started + Duration::from_secs_f64(cli.minutes * 60.0);
+    let after = |minutes: f64| started + Duration::from_secs_f64(minutes * 60.0);
+    let times = [after(cli.minutes), after(cli.minutes.max(cli.most_minutes))];
     let next = std::sync::atomic::AtomicU64::new(0);
     let total = std::sync::Mutex::new(Tally::default());
     std::thread::scope(|scope| -> Result<()> {
@@ -103,7 +113,7 @@ fn main() -> Result<()> {
                 &total,
                 &cli,
             );
-            workers.push(scope.spawn(move || work(options, cli, seed, until, next, total)));
+            workers.push(scope.spawn(move || work(options, cli, seed, times, next, total)));
         }
         for worker in workers {
             worker
@@ -116,19 +126,36 @@ fn main() -> Result<()> {
         .into_inner()
         .map_err(|_| anyhow::anyhow!("a worker panicked"))?;
     print!("{}", total.table());
-    println!("{:>12.0} seconds", started.elapsed().as_secs_f64());
-    let nothing = total.programs == 0 || (!cli.plain && total.counted == 0);
-    if nothing {
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{seconds:>12.0} seconds");
+    let mut fault = total.differences > 0;
+    if total.programs == 0 || (!cli.plain && total.counted == 0) {
         println!("soak: no program counts: nothing was shown");
+        fault = true;
     }
-    std::process::exit(i32::from(total.differences > 0 || nothing));
+    if total.counted < cli.counted {
+        println!(
+            "soak: {} programs count, not {}",
+            total.counted, cli.counted
+        );
+        fault = true;
+    }
+    for rare in total.rare(cli.each) {
+        println!("soak: fewer than {}: {rare}", cli.each);
+        fault = true;
+    }
+    println!("{SUMMARY}{}", total.summary(seconds));
+    std::process::exit(i32::from(fault));
 }
+
+/// What a machine reads: the rest of the line is JSON.
+const SUMMARY: &str = "soak-summary ";
 
 fn work(
     options: Options,
     cli: &Cli,
     seed: u64,
-    until: Instant,
+    [least, most]: [Instant; 2],
     next: &std::sync::atomic::AtomicU64,
     total: &std::sync::Mutex<Tally>,
 ) -> Result<()> {
@@ -139,7 +166,13 @@ fn work(
     }
     loop {
         let n = next.fetch_add(1, Ordering::Relaxed);
-        if cli.programs.is_some_and(|most| n >= most) || Instant::now() > until {
+        let now = Instant::now();
+        let enough = now > least
+            && (now > most
+                || total.lock().is_ok_and(|total| {
+                    total.counted >= cli.counted && total.rare(cli.each).is_empty()
+                }));
+        if cli.programs.is_some_and(|most| n >= most) || enough {
             return Ok(());
         }
         let program = soak.make(seed + n);

@@ -211,6 +211,36 @@ impl Tally {
         ours.zip(&other.kernel).for_each(|(a, b)| a.add(b));
     }
 
+    /// The sums, as JSON.
+    pub fn summary(&self, seconds: f64) -> String {
+        let [tx, rx] = &self.kernel;
+        let sum = |transition: &str| -> u64 {
+            let all = self
+                .transitions
+                .iter()
+                .filter(|(key, _)| key.2 == transition);
+            all.map(|(_, by)| by.iter().sum::<u64>()).sum()
+        };
+        let rarest = REQUIRED.iter().map(|(name, way, transition)| -> u64 {
+            let key = ((*name).to_owned(), *way, *transition);
+            self.transitions.get(&key).map_or(0, |by| by.iter().sum())
+        });
+        serde_json::json!({
+            "programs": self.programs,
+            "counted": self.counted,
+            "differences": self.differences,
+            "records": tx.records + rx.records,
+            "bytes": tx.bytes + rx.bytes,
+            "translated": sum(TRANSLATED),
+            "rekeys": sum(REKEYED),
+            "handbacks": sum(HANDED_BACK),
+            "resumes": sum(RESUMED),
+            "rarest": rarest.min().unwrap_or(0),
+            "seconds": seconds.round(),
+        })
+        .to_string()
+    }
+
     fn lanes_table(&self) -> String {
         let mut text = format!("{:<46}", "operation and lane transition");
         WHO.iter().for_each(|who| text += &format!("{who:>9}"));
