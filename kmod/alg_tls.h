@@ -60,6 +60,7 @@
 
 #include "uapi/algif_tls.h"
 #include "compat.h"
+#include "planted.h"
 
 #define ALG_TLS_HDR		5	/* type, version, length */
 #define ALG_TLS_TAG		16	/* every cipher of the table */

@@ -80,7 +80,8 @@ static bool alg_tls_key_reused(struct alg_tls_ctx *ctx,
 {
 	if (ctx->txd.on)
 		alg_tls_key_remember(ctx);
-	if (!ctx->last_set || ctx->last_digest != d->digest)
+	if (!ctx->last_set || ctx->last_digest != d->digest ||
+	    alg_tls_planted("nonce"))
 		return false;
 	return alg_tls_dir_seq(d) < ctx->last_seq ||
 	       (s64)(alg_tls_dir_explicit(d) - ctx->last_nonce) < 0;
@@ -293,6 +294,10 @@ static int alg_tls_rekey(struct alg_tls_ctx *ctx, int which, sockptr_t optval,
 		alg_tls_tx_install(ctx, &new);
 		alg_tls_stat_inc(ctx, TXREKEY);
 	} else {
+		if (alg_tls_planted("rekey")) {
+			swap(new.tfm, d->tfm);
+			swap(new.req, d->req);
+		}
 		alg_tls_dir_take(d, &old);
 		alg_tls_rx_install(ctx, &new);
 		alg_tls_rx_rekey(ctx);

@@ -171,7 +171,11 @@ void alg_tls_seq_next(struct alg_tls_dir *d)
 {
 	u8 *explicit = d->nonce + ALG_TLS_NONCE - ALG_TLS_EXPLICIT;
 
-	put_unaligned_be64(get_unaligned_be64(d->seq) + 1, d->seq);
+	if (alg_tls_planted("number")) /* no carry */
+		put_unaligned_be32(get_unaligned_be32(d->seq + 4) + 1,
+				   d->seq + 4);
+	else
+		put_unaligned_be64(get_unaligned_be64(d->seq) + 1, d->seq);
 	if (alg_tls_explicit(d))
 		put_unaligned_be64(get_unaligned_be64(explicit) + 1, explicit);
 }

@@ -31,6 +31,12 @@ static int gid = -1;
 module_param(gid, int, 0644);
 MODULE_PARM_DESC(gid, "Group that may bind a TLS socket (default: -1, none)");
 
+#ifdef ALG_TLS_PLANTED
+char *alg_tls_plant = "";
+module_param_named(plant, alg_tls_plant, charp, 0444);
+MODULE_PARM_DESC(plant, "The bug to commit (planted.h)");
+#endif
+
 static const struct alg_tls_name alg_tls_names[] = {
 	{ "gcm(aes)", { TLS_CIPHER_AES_GCM_128, TLS_CIPHER_AES_GCM_256 } },
 	{ "rfc5288(gcm(aes))",
@@ -80,7 +86,8 @@ int alg_tls_count_err(struct alg_tls_ctx *ctx, int err)
 
 int alg_tls_fail(struct alg_tls_ctx *ctx, struct alg_tls_dir *d, int err)
 {
-	d->err = err;
+	if (!alg_tls_planted("sticky"))
+		d->err = err;
 	if (d == &ctx->rxd)
 		alg_tls_rx_failed(ctx);
 	/* who sleeps waits for what will not come */
@@ -213,6 +220,8 @@ void alg_tls_wake(struct alg_tls_ctx *ctx)
 {
 	struct socket *sock = SOCKET_I(ctx->inode);
 
+	if (alg_tls_planted("wake"))
+		return;
 	wake_up_interruptible_all(&sock->wq.wait);
 }
 

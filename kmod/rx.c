@@ -107,7 +107,7 @@ int alg_tls_rx_settle(struct alg_tls_ctx *ctx, bool asleep)
 		err = alg_tls_rx_stage(ctx);
 		need = (rec.len ?: ALG_TLS_HDR) - rx->staged_len;
 	}
-	need = min(need, most);
+	need = min(need, most) + alg_tls_planted("lowat");
 	rx_set_lowat(ctx, asleep ? need : max(need, rx->lowat));
 	return err;
 }
@@ -135,7 +135,8 @@ int alg_tls_rx_sleep(struct alg_tls_ctx *ctx, long *timeo)
 static int rx_end(struct alg_tls_ctx *ctx, bool quiet)
 {
 	struct sock *sk = ctx->sk;
-	int err = ctx->rx.staged_len || rx_avail(sk) ? -ECONNABORTED : -ENODATA;
+	int err = (ctx->rx.staged_len || rx_avail(sk)) &&
+		  !alg_tls_planted("errno") ? -ECONNABORTED : -ENODATA;
 
 	if (quiet)
 		return sock_flag(sk, SOCK_DONE) || sk->sk_err ||
@@ -343,7 +344,7 @@ int alg_tls_rx_detach_check(struct alg_tls_ctx *ctx, void __user *buf,
 	struct alg_tls_rx *rx = &ctx->rx;
 	unsigned int done = 0;
 
-	if (rx->rest_len)
+	if (rx->rest_len && !alg_tls_planted("rest"))
 		return -EBUSY;
 	if (rx->staged_len > room)
 		return -ENOSPC;

@@ -54,7 +54,8 @@ void alg_tls_buf_free(struct alg_tls_buf *b, unsigned int wipe)
 			continue;
 		if (part && page_count(page) == 1)
 			memzero_explicit(page_address(page), part);
-		put_page(page);
+		if (!alg_tls_planted("page"))
+			put_page(page);
 		b->page[i] = NULL;
 	}
 }
@@ -238,7 +239,7 @@ int alg_tls_rx_stage(struct alg_tls_ctx *ctx)
 	if (err)
 		return err;
 	rx_done(ctx, n);
-	rx->staged_len += n;
+	rx->staged_len += n - alg_tls_planted("staged");
 	alg_tls_stat_add(ctx, RXSTAGED, n);
 	return 0;
 }
@@ -250,7 +251,8 @@ int alg_tls_rx_urgent(struct alg_tls_ctx *ctx)
 	u32 off;
 	int err;
 
-	if (likely(!tp->urg_data) || sock_flag(sk, SOCK_URGINLINE))
+	if (likely(!tp->urg_data) || sock_flag(sk, SOCK_URGINLINE) ||
+	    alg_tls_planted("urgent"))
 		return 0;
 	/* still to come, or set on a FIN */
 	if (!alg_tls_rx_skb(sk, NULL, tp->urg_seq, &off))
@@ -296,9 +298,11 @@ int alg_tls_rx_give_rest(struct alg_tls_ctx *ctx, struct iov_iter *to,
 
 	want = min_t(size_t, rx->rest_len, iov_iter_count(to));
 	n = alg_tls_buf_to_iter(&rx->rest, rx->rest_off, want, to);
+	if (want && !n && alg_tls_planted("fault"))
+		alg_tls_rx_drop_rest(ctx);
 	if (want && !n)
 		return -EFAULT;
-	if (peek)
+	if (peek && !alg_tls_planted("peek"))
 		return n;
 	rx->rest_off += n;
 	WRITE_ONCE(rx->rest_len, rx->rest_len - n);

@@ -45,7 +45,8 @@ static int rx_parse(const struct alg_tls_dir *d, struct rx_rec *rec)
 		    rec->hdr[0] < ALG_TLS_T_CCS || rec->hdr[0] > 24)
 		return -EPROTO;
 	if (body < explicit + ALG_TLS_TAG + tls13 ||
-	    body > explicit + ALG_TLS_TAG + tls13 + ALG_TLS_PLAIN_MAX)
+	    body > explicit + ALG_TLS_TAG + tls13 + ALG_TLS_PLAIN_MAX +
+		   alg_tls_planted("length"))
 		return -EMSGSIZE;
 
 	rec->len = ALG_TLS_HDR + body;
@@ -252,6 +253,8 @@ static int rx_src_make(struct alg_tls_ctx *ctx, const struct rx_rec *rec)
 
 static void rx_unpin(struct alg_tls_rx *rx)
 {
+	if (alg_tls_planted("pin"))
+		rx->pinned = 0;
 	if (rx->pinned)
 		unpin_user_pages_dirty_lock(rx->pin, rx->pinned, true);
 	rx->pinned = 0;
@@ -366,6 +369,8 @@ static void rx_follow_handshake(struct alg_tls_rx *rx, unsigned int len)
 {
 	unsigned int pos = 0;
 
+	if (alg_tls_planted("split"))
+		rx->hs_have = 0;
 	while (pos < len) {
 		unsigned int n;
 
@@ -411,7 +416,7 @@ static void rx_took(struct alg_tls_ctx *ctx, u8 type, unsigned int len)
 		WRITE_ONCE(rx->need_key, true);
 	} else if (type == ALG_TLS_T_ALERT && len == sizeof(alert)) {
 		rx_dst_get(rx, 0, alert, sizeof(alert));
-		if (alert[1] == 0)	/* close_notify */
+		if (alert[1] == 0 && !alg_tls_planted("close"))	/* close_notify */
 			WRITE_ONCE(rx->eof, true);
 	}
 }
@@ -481,7 +486,7 @@ int alg_tls_rx_take(struct alg_tls_ctx *ctx, struct rx_call *c,
 		}
 	}
 	/* nothing is consumed yet: these two leave the record on the wire */
-	if (type != ALG_TLS_T_DATA && !c->ctrl) {
+	if (type != ALG_TLS_T_DATA && !c->ctrl && !alg_tls_planted("type")) {
 		WRITE_ONCE(rx->parked, type);
 		err = c->copied ? -EIO : alg_tls_count_err(ctx, -EIO);
 		goto err_drop;

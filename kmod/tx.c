@@ -280,7 +280,8 @@ static int alg_tls_send_one(struct alg_tls_ctx *ctx, struct iov_iter *iter,
 	err = alg_tls_tx_record(ctx, type, in.n, got, &out, flags, push);
 	if (err)
 		goto err_revert;
-	ctx->tx.need_key = alg_tls_is_key_update(ctx, type, &in, got);
+	ctx->tx.need_key = alg_tls_is_key_update(ctx, type, &in, got) &&
+			   !alg_tls_planted("update");
 	alg_tls_in_free(&in);
 	return got;
 
@@ -365,7 +366,8 @@ int alg_tls_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)
 		}
 		n = min_t(size_t, len - done, ctx->tx.max);
 		last = done + n == len;
-		push = last || alg_tls_tx_push_now(ctx, n, &held);
+		push = (last && !alg_tls_planted("more")) ||
+		       alg_tls_tx_push_now(ctx, n, &held);
 		ret = alg_tls_send_one(ctx, &msg->msg_iter, type, n,
 				       last ? flags & MSG_MORE : MSG_MORE,
 				       push);
@@ -416,6 +418,8 @@ __poll_t alg_tls_poll_out(struct alg_tls_ctx *ctx)
 		return mask | EPOLLOUT | EPOLLWRNORM;
 	if (__sk_stream_is_writeable(sk, 1))
 		return mask | EPOLLOUT | EPOLLWRNORM;
+	if (alg_tls_planted("space"))
+		return mask;
 	set_bit(SOCKWQ_ASYNC_NOSPACE, &sock->wq.flags);
 	set_bit(SOCK_NOSPACE, &sock->flags);
 	smp_mb__after_atomic(); /* space may have come since the look */

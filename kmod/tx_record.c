@@ -160,6 +160,8 @@ static int alg_tls_hand_over(struct alg_tls_ctx *ctx, struct alg_tls_out *out,
 
 	WRITE_ONCE(tp->notsent_lowat, UINT_MAX);
 	/* without scatter/gather TCP copies into order-3 pages: not NOFAIL */
+	if (alg_tls_planted("limit"))
+		sndbuf = INT_MAX;
 	if (sk->sk_route_caps & NETIF_F_SG && gfpflags_allow_blocking(gfp))
 		sk->sk_allocation |= __GFP_NOFAIL;
 
@@ -249,6 +251,10 @@ int alg_tls_tx_record(struct alg_tls_ctx *ctx, u8 type, unsigned int n,
 	sg_mark_end(&tx->dst[k]);
 
 	err = alg_tls_seal(d, hdr, tx->src, tx->dst, len + tail);
+	if (alg_tls_planted("lock")) {
+		release_sock(ctx->sk);
+		lock_sock(ctx->sk);
+	}
 	if (!err)
 		err = alg_tls_hand_over(ctx, out, flags, push);
 	alg_tls_out_free(out);
