@@ -12,6 +12,7 @@ mod demo_table;
 mod dmesg;
 mod doctor;
 mod fetch;
+mod fuzz;
 mod here;
 mod host;
 mod image;
@@ -69,6 +70,8 @@ enum Verb {
     Splats(splats::Splats),
     /// Run the kernel tests on the debug kernel and say which lines of the module they ran
     Coverage(coverage::Coverage),
+    /// Run random calls of the kernel socket against a model of it
+    Fuzz(fuzz::Fuzz),
     /// Compare random programs with and without ktlsshim, for as long as you like
     Soak(soak::Soak),
 }
@@ -84,6 +87,7 @@ fn main() {
         Verb::Clean(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Roots(verb) => verb.run(),
+        Verb::Fuzz(verb) => verb.run(),
         Verb::Soak(verb) => verb.run(),
         Verb::Splats(verb) => verb.run(),
         Verb::Coverage(verb) => verb.run(),

@@ -111,7 +111,9 @@ fn work(
         let program = generate::program(seed);
         let mut difference = run(&program, &source, &mut tally);
         tally.sequences += 1;
-        if difference.is_none() && let Some(line) = log.complaint() {
+        if difference.is_none()
+            && let Some(line) = log.complaint()
+        {
             difference = Some(complaint(&program, line));
         }
         if id == 0 && tally.sequences.is_multiple_of(64) {
@@ -120,14 +122,19 @@ fn work(
             if now - base > options.stray && difference.is_none() {
                 difference = Some(Difference {
                     step: program.steps.len(),
-                    what: format!("{} KiB of memory are nobody's after {number} sequences", now - base),
+                    what: format!(
+                        "{} KiB of memory are nobody's after {number} sequences",
+                        now - base
+                    ),
                 });
                 stop.store(true, Ordering::Relaxed);
             }
         }
         if let Some(d) = difference {
             tally.differences += 1;
-            found.push(report(options, seed, &program, d, &source, &mut log, started, number));
+            found.push(report(
+                options, seed, &program, d, &source, &mut log, started, number,
+            ));
             if tally.differences >= options.differences {
                 stop.store(true, Ordering::Relaxed);
             }
@@ -135,7 +142,11 @@ fn work(
         if options.progress && id == 0 && told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
             let seconds = started.elapsed().as_secs();
-            println!("fuzz: {seconds} s, {} sequences, {} differences here", number + 1, tally.differences);
+            println!(
+                "fuzz: {seconds} s, {} sequences, {} differences here",
+                number + 1,
+                tally.differences
+            );
         }
     }
     Ok((tally, found))

@@ -108,7 +108,9 @@ impl Gen {
     fn len(&mut self) -> u32 {
         let max = self.rng.pick(&[200, 2000, 17_000, 40_000]);
         match self.rng.below(8) {
-            0 => self.rng.pick(&[0, 1, 511, 512, 2048, 2049, 4095, 4096, 4097, 16383, 16384, 16385]),
+            0 => self.rng.pick(&[
+                0, 1, 511, 512, 2048, 2049, 4095, 4096, 4097, 16383, 16384, 16385,
+            ]),
             _ => self.rng.size(max) as u32,
         }
     }
@@ -120,10 +122,28 @@ impl Gen {
             steps.push(Step::Poll(0));
         }
         if self.rng.chance(80) {
-            steps.push(Step::Attach { op: 0, conn: 0, tx, rx, max });
+            steps.push(Step::Attach {
+                op: 0,
+                conn: 0,
+                tx,
+                rx,
+                max,
+            });
         } else {
-            steps.push(Step::Attach { op: 0, conn: 0, tx, rx: Pick::None, max });
-            steps.push(Step::Attach { op: 0, conn: 0, tx: Pick::None, rx, max: 0 });
+            steps.push(Step::Attach {
+                op: 0,
+                conn: 0,
+                tx,
+                rx: Pick::None,
+                max,
+            });
+            steps.push(Step::Attach {
+                op: 0,
+                conn: 0,
+                tx: Pick::None,
+                rx,
+                max: 0,
+            });
         }
         steps
     }
@@ -133,7 +153,10 @@ impl Gen {
             0..=2 => MSG_MORE,
             3 => MSG_DONTWAIT,
             4 => MSG_DONTWAIT | MSG_MORE,
-            5 if self.rng.chance(30) => self.rng.pick(&[MSG_OOB, MSG_ZEROCOPY, MSG_CONFIRM, 1 << 28, MSG_SYN]),
+            5 if self.rng.chance(30) => {
+                self.rng
+                    .pick(&[MSG_OOB, MSG_ZEROCOPY, MSG_CONFIRM, 1 << 28, MSG_SYN])
+            }
             _ => 0,
         }
     }
@@ -145,7 +168,10 @@ impl Gen {
             4 => MSG_DONTWAIT,
             5 => MSG_PEEK | MSG_DONTWAIT,
             6 => MSG_PEEK | MSG_WAITALL,
-            7 if self.rng.chance(40) => self.rng.pick(&[MSG_OOB, MSG_TRUNC, MSG_ERRQUEUE, MSG_CMSG_CLOEXEC]),
+            7 if self.rng.chance(40) => {
+                self.rng
+                    .pick(&[MSG_OOB, MSG_TRUNC, MSG_ERRQUEUE, MSG_CMSG_CLOEXEC])
+            }
             _ => 0,
         }
     }
@@ -167,8 +193,17 @@ impl Gen {
             // Random handshake bytes would be messages of random lengths.
             len = 0;
         }
-        let pad = if self.rng.chance(15) { self.rng.below(255) as u8 } else { 0 };
-        PeerDo::Seal { kind, len, pad, damage }
+        let pad = if self.rng.chance(15) {
+            self.rng.below(255) as u8
+        } else {
+            0
+        };
+        PeerDo::Seal {
+            kind,
+            len,
+            pad,
+            damage,
+        }
     }
 
     fn event(&mut self) -> Event {
@@ -192,16 +227,30 @@ impl Gen {
                 let op = r.chance(50);
                 Meet::Poller(op, self.event())
             }
-            4 => Meet::Writer { len: 20_000 + r.below(150_000) as u32, file: r.chance(50) },
+            4 => Meet::Writer {
+                len: 20_000 + r.below(150_000) as u32,
+                file: r.chance(50),
+            },
             5 => Meet::Room(r.chance(50)),
             6 => Meet::Writers {
                 each: 1 + r.size(9000) as u32,
                 count: 2 + r.below(8) as u8,
-                rekeys: if r.chance(50) { 1 + r.below(5) as u8 } else { 0 },
+                rekeys: if r.chance(50) {
+                    1 + r.below(5) as u8
+                } else {
+                    0
+                },
             },
-            7 => Meet::Readers { count: 2 + r.below(20) as u8, len: 4 + r.size(1000) as u32 },
-            8 => Meet::Duplex { len: 1000 + r.below(60_000) as u32 },
-            _ => Meet::DetachWriter { each: 1 + r.size(5000) as u32 },
+            7 => Meet::Readers {
+                count: 2 + r.below(20) as u8,
+                len: 4 + r.size(1000) as u32,
+            },
+            8 => Meet::Duplex {
+                len: 1000 + r.below(60_000) as u32,
+            },
+            _ => Meet::DetachWriter {
+                each: 1 + r.size(5000) as u32,
+            },
         }
     }
 
@@ -216,7 +265,10 @@ impl Gen {
             5 => self.second(steps),
             6 => self.handing(op, conn, steps),
             7 => self.keys(op, conn, steps),
-            8 => steps.push(Step::Misuse { op, what: self.rng.below(u64::from(misuse::KINDS)) as u8 }),
+            8 => steps.push(Step::Misuse {
+                op,
+                what: self.rng.below(u64::from(misuse::KINDS)) as u8,
+            }),
             9 => steps.push(Step::Together(op, self.meet())),
             10 => self.reading_back(op, steps),
             _ => {
@@ -240,24 +292,67 @@ impl Gen {
         let r = &mut self.rng;
         let more = flags & MSG_MORE != 0;
         steps.push(match r.below(20) {
-            0 | 1 => Step::SendFile { op, at: r.below(300_100) as u32, len, flags },
-            2 | 3 => Step::SendFile2 { op, at: r.below(300_000) as u32, len: len.max(1) },
-            4 | 5 => Step::SpliceIn { op, len: len.max(1), more },
+            0 | 1 => Step::SendFile {
+                op,
+                at: r.below(300_100) as u32,
+                len,
+                flags,
+            },
+            2 | 3 => Step::SendFile2 {
+                op,
+                at: r.below(300_000) as u32,
+                len: len.max(1),
+            },
+            4 | 5 => Step::SpliceIn {
+                op,
+                len: len.max(1),
+                more,
+            },
             6 => Step::SendFault {
                 op,
                 good: r.size(30_000) as u32,
                 bad: 1 + r.below(9000) as u32,
             },
             7..=9 => {
-                let kind = if r.chance(5) { 0 } else { r.pick(&[20, 21, 21, 22, 22, 23, 24]) };
-                let len = if kind == 22 && r.chance(25) { 5 } else { len.min(if r.chance(10) { 20_000 } else { 64 }) };
-                let flags = if r.chance(5) { flags } else { flags & !MSG_MORE };
-                Step::Send { op, len, flags, kind: Some(kind), parts: 1 }
+                let kind = if r.chance(5) {
+                    0
+                } else {
+                    r.pick(&[20, 21, 21, 22, 22, 23, 24])
+                };
+                let len = if kind == 22 && r.chance(25) {
+                    5
+                } else {
+                    len.min(if r.chance(10) { 20_000 } else { 64 })
+                };
+                let flags = if r.chance(5) {
+                    flags
+                } else {
+                    flags & !MSG_MORE
+                };
+                Step::Send {
+                    op,
+                    len,
+                    flags,
+                    kind: Some(kind),
+                    parts: 1,
+                }
             }
-            _ => Step::Send { op, len, flags, kind: None, parts: 1 + r.below(5) as u8 },
+            _ => Step::Send {
+                op,
+                len,
+                flags,
+                kind: None,
+                parts: 1 + r.below(5) as u8,
+            },
         });
         if more && self.rng.chance(60) {
-            steps.push(Step::Send { op, len: self.rng.size(300) as u32, flags: 0, kind: None, parts: 1 });
+            steps.push(Step::Send {
+                op,
+                len: self.rng.size(300) as u32,
+                flags: 0,
+                kind: None,
+                parts: 1,
+            });
         }
     }
 
@@ -266,7 +361,11 @@ impl Gen {
             let seal = self.seal(Damage::None);
             steps.push(Step::Peer(conn, seal));
         }
-        let n = if self.rng.chance(40) { self.rng.size(3000) as u32 } else { 0 };
+        let n = if self.rng.chance(40) {
+            self.rng.size(3000) as u32
+        } else {
+            0
+        };
         steps.push(Step::Peer(conn, PeerDo::Push(n)));
         if self.rng.chance(6) {
             steps.push(Step::Peer(conn, PeerDo::Urgent));
@@ -282,23 +381,48 @@ impl Gen {
             _ => r.size(6000) as u32,
         };
         steps.push(match r.below(20) {
-            0 | 1 => Step::SpliceOut { op, len: len.max(1) },
-            2 => Step::RecvFault { op, good: r.size(9000) as u32, bad: 1 + r.below(9000) as u32 },
+            0 | 1 => Step::SpliceOut {
+                op,
+                len: len.max(1),
+            },
+            2 => Step::RecvFault {
+                op,
+                good: r.size(9000) as u32,
+                bad: 1 + r.below(9000) as u32,
+            },
             3 => Step::Fionread(op),
             4..=9 => {
                 let control = r.pick(&[64, 64, 64, 24, 17, 16, 8]);
-                Step::Recv { op, len, flags, control, parts: 1 + r.below(4) as u8 }
+                Step::Recv {
+                    op,
+                    len,
+                    flags,
+                    control,
+                    parts: 1 + r.below(4) as u8,
+                }
             }
-            _ => Step::Recv { op, len, flags, control: 0, parts: 1 + r.below(4) as u8 },
+            _ => Step::Recv {
+                op,
+                len,
+                flags,
+                control: 0,
+                parts: 1 + r.below(4) as u8,
+            },
         });
     }
 
     fn tcp(&mut self, conn: u8, steps: &mut Vec<Step>) {
         let r = &mut self.rng;
         steps.push(match r.below(8) {
-            0 | 1 => Step::Lowat { conn, n: r.size(20_000) as u32 },
+            0 | 1 => Step::Lowat {
+                conn,
+                n: r.size(20_000) as u32,
+            },
             2 => Step::SoError(conn),
-            3 => Step::Nonblock { conn, on: r.chance(50) },
+            3 => Step::Nonblock {
+                conn,
+                on: r.chance(50),
+            },
             4 | 5 => Step::Peer(conn, PeerDo::Pause),
             _ => Step::Peer(conn, PeerDo::Resume),
         });
@@ -311,17 +435,37 @@ impl Gen {
         steps.push(match self.rng.below(5) {
             0 => Step::Accept(0),
             1 | 2 => Step::Accept(op),
-            3 => Step::Attach { op, conn, tx, rx, max },
+            3 => Step::Attach {
+                op,
+                conn,
+                tx,
+                rx,
+                max,
+            },
             _ => Step::CloseOp(op),
         });
     }
 
     /// Detach, and perhaps attach again.
     fn handing(&mut self, op: u8, conn: u8, steps: &mut Vec<Step>) {
-        let dir = if self.rng.chance(50) { Dir::Tx } else { Dir::Rx };
-        let room = if self.rng.chance(80) { 17408 } else { self.rng.size(400) as u32 };
+        let dir = if self.rng.chance(50) {
+            Dir::Tx
+        } else {
+            Dir::Rx
+        };
+        let room = if self.rng.chance(80) {
+            17408
+        } else {
+            self.rng.size(400) as u32
+        };
         if self.rng.chance(70) {
-            steps.push(Step::Recv { op, len: 40_000, flags: MSG_DONTWAIT, control: 0, parts: 1 });
+            steps.push(Step::Recv {
+                op,
+                len: 40_000,
+                flags: MSG_DONTWAIT,
+                control: 0,
+                parts: 1,
+            });
         }
         steps.push(Step::Detach { op, dir, room });
         if self.rng.chance(25) {
@@ -343,13 +487,25 @@ impl Gen {
                 Dir::Rx if matches!(pick, Pick::Again(_)) => (Pick::None, Pick::Continue),
                 Dir::Rx => (Pick::None, pick),
             };
-            steps.push(Step::Attach { op, conn, tx, rx, max });
+            steps.push(Step::Attach {
+                op,
+                conn,
+                tx,
+                rx,
+                max,
+            });
             if self.rng.chance(40) {
                 let (tx, rx) = match dir {
                     Dir::Tx => (Pick::Continue, Pick::None),
                     Dir::Rx => (Pick::None, Pick::Continue),
                 };
-                steps.push(Step::Attach { op, conn, tx, rx, max });
+                steps.push(Step::Attach {
+                    op,
+                    conn,
+                    tx,
+                    rx,
+                    max,
+                });
             }
         }
     }
@@ -359,46 +515,100 @@ impl Gen {
         match self.rng.below(8) {
             0 | 1 => {
                 if self.setup.tls13 {
-                    let len = if self.rng.chance(50) { 5 } else { self.rng.size(40) as u32 };
-                    steps.push(Step::Send { op, len, flags: 0, kind: Some(22), parts: 1 });
+                    let len = if self.rng.chance(50) {
+                        5
+                    } else {
+                        self.rng.size(40) as u32
+                    };
+                    steps.push(Step::Send {
+                        op,
+                        len,
+                        flags: 0,
+                        kind: Some(22),
+                        parts: 1,
+                    });
                 }
-                let pick = if self.rng.chance(85) { Pick::Fresh(id, self.seq()) } else { Pick::Again(self.rng.below(3) as u8) };
+                let pick = if self.rng.chance(85) {
+                    Pick::Fresh(id, self.seq())
+                } else {
+                    Pick::Again(self.rng.below(3) as u8)
+                };
                 if self.rng.chance(90) {
-                    steps.push(Step::Rekey { op, dir: Dir::Tx, pick });
+                    steps.push(Step::Rekey {
+                        op,
+                        dir: Dir::Tx,
+                        pick,
+                    });
                 }
             }
-            2 => steps.push(Step::Rekey { op, dir: Dir::Rx, pick: Pick::Next(id) }),
+            2 => steps.push(Step::Rekey {
+                op,
+                dir: Dir::Rx,
+                pick: Pick::Next(id),
+            }),
             _ => {
                 let what = if self.setup.tls13 {
                     PeerDo::Handshake {
                         len: self.rng.size(60) as u32,
                         update: self.rng.chance(80),
-                        split: if self.rng.chance(50) { self.rng.below(70) as u8 } else { 0 },
+                        split: if self.rng.chance(50) {
+                            self.rng.below(70) as u8
+                        } else {
+                            0
+                        },
                         rekey: self.rng.chance(95).then_some(id),
                     }
                 } else {
                     PeerDo::Ccs { rekey: Some(id) }
                 };
                 steps.push(Step::Peer(conn, what));
-                steps.push(Step::Peer(conn, PeerDo::Push(if self.rng.chance(80) { 0 } else { self.rng.size(100) as u32 })));
-                let control = Step::Recv { op, len: 300, flags: 0, control: 64, parts: 1 };
+                steps.push(Step::Peer(
+                    conn,
+                    PeerDo::Push(if self.rng.chance(80) {
+                        0
+                    } else {
+                        self.rng.size(100) as u32
+                    }),
+                ));
+                let control = Step::Recv {
+                    op,
+                    len: 300,
+                    flags: 0,
+                    control: 64,
+                    parts: 1,
+                };
                 for _ in 0..1 + self.rng.below(3) {
                     steps.push(control.clone());
                 }
                 if self.rng.chance(90) {
-                    steps.push(Step::Rekey { op, dir: Dir::Rx, pick: Pick::Next(next) });
+                    steps.push(Step::Rekey {
+                        op,
+                        dir: Dir::Rx,
+                        pick: Pick::Next(next),
+                    });
                 }
             }
         }
     }
 
     fn reading_back(&mut self, op: u8, steps: &mut Vec<Step>) {
-        let dir = if self.rng.chance(50) { Dir::Tx } else { Dir::Rx };
+        let dir = if self.rng.chance(50) {
+            Dir::Tx
+        } else {
+            Dir::Rx
+        };
         let r = &mut self.rng;
         steps.push(match r.below(6) {
-            0 => Step::SetMax { op, max: 60 + r.size(16_400) as i32 },
+            0 => Step::SetMax {
+                op,
+                max: 60 + r.size(16_400) as i32,
+            },
             1 => Step::GetMax(op),
-            _ => Step::ReadBack { op, dir, room: r.pick(&[56, 56, 56, 4, 40, 60, 12]) },
+            _ => Step::ReadBack {
+                op,
+                dir,
+                room: r.pick(&[56, 56, 56, 4, 40, 60, 12]),
+            },
         });
     }
 
@@ -410,24 +620,46 @@ impl Gen {
                 steps.push(Step::Peer(conn, PeerDo::CloseNotify));
                 steps.push(Step::Peer(conn, PeerDo::Push(0)));
                 for _ in 0..r.below(3) {
-                    steps.push(Step::Recv { op, len: 9000, flags: 0, control: 64, parts: 1 });
+                    steps.push(Step::Recv {
+                        op,
+                        len: 9000,
+                        flags: 0,
+                        control: 64,
+                        parts: 1,
+                    });
                 }
             }
             1 | 2 => steps.push(Step::Peer(conn, PeerDo::Fin)),
             3 => steps.push(Step::Peer(conn, PeerDo::Rst)),
-            4 => steps.push(Step::Shutdown { conn, how: r.below(3) as u8 }),
+            4 => steps.push(Step::Shutdown {
+                conn,
+                how: r.below(3) as u8,
+            }),
             5 => steps.push(Step::Disconnect(conn)),
             6 => steps.push(Step::CloseTcp(conn)),
             7 => steps.push(Step::CloseOp(op)),
             8 => steps.push(Step::CloseParent),
-            9 => steps.push(Step::RawWrite { conn, len: 1 + r.size(400) as u32 }),
-            10 => steps.push(Step::RawRead { conn, len: 1 + r.size(400) as u32 }),
+            9 => steps.push(Step::RawWrite {
+                conn,
+                len: 1 + r.size(400) as u32,
+            }),
+            10 => steps.push(Step::RawRead {
+                conn,
+                len: 1 + r.size(400) as u32,
+            }),
             11 => {
                 steps.push(Step::Peer(conn, PeerDo::Junk(1 + r.size(30) as u32)));
                 steps.push(Step::Peer(conn, PeerDo::Push(0)));
             }
             _ => {
-                let damage = r.pick(&[Damage::Tag, Damage::Type, Damage::Version, Damage::TooLong, Damage::TooShort, Damage::NoType]);
+                let damage = r.pick(&[
+                    Damage::Tag,
+                    Damage::Type,
+                    Damage::Version,
+                    Damage::TooLong,
+                    Damage::TooShort,
+                    Damage::NoType,
+                ]);
                 steps.push(Step::Peer(conn, self.seal(damage)));
                 steps.push(Step::Peer(conn, PeerDo::Push(0)));
             }

@@ -45,7 +45,13 @@ impl KernelLog {
                 Ok(0) => break,
                 Ok(n) => {
                     let text = String::from_utf8_lossy(&buf[..n]);
-                    let line = text.split(';').nth(1).unwrap_or("").lines().next().unwrap_or("");
+                    let line = text
+                        .split(';')
+                        .nth(1)
+                        .unwrap_or("")
+                        .lines()
+                        .next()
+                        .unwrap_or("");
                     if COMPLAINTS.iter().any(|c| line.contains(c)) {
                         found.get_or_insert_with(|| line.to_owned());
                     }
@@ -65,12 +71,25 @@ pub fn stray_kib() -> i64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let get = |name: &str| {
         text.lines()
-            .find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse::<i64>().ok())
+            .find_map(|l| {
+                l.strip_prefix(name)?
+                    .split_whitespace()
+                    .next()?
+                    .parse::<i64>()
+                    .ok()
+            })
             .unwrap_or(0)
     };
     let known = [
-        "MemFree:", "Buffers:", "Cached:", "AnonPages:", "Slab:", "KernelStack:", "PageTables:",
-        "Percpu:", "SwapCached:",
+        "MemFree:",
+        "Buffers:",
+        "Cached:",
+        "AnonPages:",
+        "Slab:",
+        "KernelStack:",
+        "PageTables:",
+        "Percpu:",
+        "SwapCached:",
     ];
     get("MemTotal:") - known.iter().map(|name| get(name)).sum::<i64>()
 }

@@ -23,16 +23,16 @@ const BAD: usize = 0x10;
 
 fn set(op: &Op, level: i32, name: i32, at: usize, len: usize) -> Res<()> {
     // SAFETY: the address is nobody's; the kernel checks it.
-    sys::cvt_int(unsafe { setsockopt(op.as_raw_fd(), level, name, at as *const c_void, len as u32) })
-        .map(drop)
+    sys::cvt_int(unsafe {
+        setsockopt(op.as_raw_fd(), level, name, at as *const c_void, len as u32)
+    })
+    .map(drop)
 }
 
 fn get(op: &Op, level: i32, name: i32, at: usize, mut len: u32) -> Res<()> {
     // SAFETY: as above; the length is ours.
-    sys::cvt_int(unsafe {
-        getsockopt(op.as_raw_fd(), level, name, at as *mut c_void, &mut len)
-    })
-    .map(drop)
+    sys::cvt_int(unsafe { getsockopt(op.as_raw_fd(), level, name, at as *mut c_void, &mut len) })
+        .map(drop)
 }
 
 fn control(len: u64, level: i32, kind: i32, value: u8) -> Control {
@@ -57,7 +57,13 @@ impl World<'_> {
     }
 
     /// An attach that is right but for one thing.
-    fn bad_attach(&mut self, o: usize, op: &Op, fd: RawFd, change: impl FnOnce(&mut Attach)) -> Out<()> {
+    fn bad_attach(
+        &mut self,
+        o: usize,
+        op: &Op,
+        fd: RawFd,
+        change: impl FnOnce(&mut Attach),
+    ) -> Out<()> {
         let keys = self.setup.keys(self.setup.suite(), 9_000_000 + o as u32, 0);
         let mut arg = Attach::new(fd, None, Some(&keys));
         change(&mut arg);
@@ -67,20 +73,52 @@ impl World<'_> {
     #[allow(clippy::too_many_lines)]
     fn misused(&mut self, o: usize, op: &Op, what: u8) -> Option<(String, Out<()>, i32)> {
         let c = self.conn_of(o);
-        let tcp = self.conns.iter().find_map(|t| t.ours.as_ref()).map_or(-1, |t| t.as_raw_fd());
+        let tcp = self
+            .conns
+            .iter()
+            .find_map(|t| t.ours.as_ref())
+            .map_or(-1, |t| t.as_raw_fd());
         let bound = c.is_some();
         let tx = self.model.ops[o].as_ref().is_some_and(|op| op.tx.is_some());
         let rx = self.model.ops[o].as_ref().is_some_and(|op| op.rx.is_some());
         let known = |e: i32| if bound { e } else { ENOTCONN };
         let name = |s: &str| s.to_owned();
         Some(match what {
-            0 => (name("attach: size"), self.bad_attach(o, op, tcp, |a| a.size = 127), EINVAL),
-            1 => (name("attach: flags"), self.bad_attach(o, op, tcp, |a| a.flags = 1), EINVAL),
-            2 => (name("attach: reserved"), self.bad_attach(o, op, tcp, |a| a.reserved = 1), EINVAL),
-            3 => (name("attach: tx_max 63"), self.bad_attach(o, op, tcp, |a| a.tx_max = 63), EINVAL),
-            4 => (name("attach: tx_max 16385"), self.bad_attach(o, op, tcp, |a| a.tx_max = 16385), EINVAL),
-            5 => (name("attach: no keys"), self.bad_attach(o, op, tcp, |a| a.rx = [0; 56]), EINVAL),
-            6 => (name("attach: fd -1"), self.bad_attach(o, op, -1, |_| {}), EBADF),
+            0 => (
+                name("attach: size"),
+                self.bad_attach(o, op, tcp, |a| a.size = 127),
+                EINVAL,
+            ),
+            1 => (
+                name("attach: flags"),
+                self.bad_attach(o, op, tcp, |a| a.flags = 1),
+                EINVAL,
+            ),
+            2 => (
+                name("attach: reserved"),
+                self.bad_attach(o, op, tcp, |a| a.reserved = 1),
+                EINVAL,
+            ),
+            3 => (
+                name("attach: tx_max 63"),
+                self.bad_attach(o, op, tcp, |a| a.tx_max = 63),
+                EINVAL,
+            ),
+            4 => (
+                name("attach: tx_max 16385"),
+                self.bad_attach(o, op, tcp, |a| a.tx_max = 16385),
+                EINVAL,
+            ),
+            5 => (
+                name("attach: no keys"),
+                self.bad_attach(o, op, tcp, |a| a.rx = [0; 56]),
+                EINVAL,
+            ),
+            6 => (
+                name("attach: fd -1"),
+                self.bad_attach(o, op, -1, |_| {}),
+                EBADF,
+            ),
             7 => (
                 name("attach: a file"),
                 self.bad_attach(o, op, self.file.file.as_raw_fd(), |_| {}),
@@ -88,31 +126,63 @@ impl World<'_> {
             ),
             8 => {
                 let udp = UdpSocket::bind("127.0.0.1:0").ok()?;
-                (name("attach: UDP"), self.bad_attach(o, op, udp.as_raw_fd(), |_| {}), ESOCKTNOSUPPORT)
+                (
+                    name("attach: UDP"),
+                    self.bad_attach(o, op, udp.as_raw_fd(), |_| {}),
+                    ESOCKTNOSUPPORT,
+                )
             }
             9 => {
                 let listener = TcpListener::bind("127.0.0.1:0").ok()?;
                 let must = if bound { EBUSY } else { ENOTCONN };
-                (name("attach: a listener"), self.bad_attach(o, op, listener.as_raw_fd(), |_| {}), must)
+                (
+                    name("attach: a listener"),
+                    self.bad_attach(o, op, listener.as_raw_fd(), |_| {}),
+                    must,
+                )
             }
             10 => {
                 let new = sys::socket(AF_INET, SOCK_STREAM, 0).ok()?;
                 let must = if bound { EBUSY } else { ENOTCONN };
-                (name("attach: unconnected"), self.bad_attach(o, op, new.as_raw_fd(), |_| {}), must)
+                (
+                    name("attach: unconnected"),
+                    self.bad_attach(o, op, new.as_raw_fd(), |_| {}),
+                    must,
+                )
             }
-            11 => (name("attach: itself"), self.bad_attach(o, op, op.as_raw_fd(), |_| {}), ESOCKTNOSUPPORT),
-            12 => (name("attach: null"), out(set(op, SOL_ALG, ALG_TLS_ATTACH, 0, 128)), EFAULT),
-            13 => (name("attach: short"), out(set(op, SOL_ALG, ALG_TLS_ATTACH, BAD, 127)), EINVAL),
+            11 => (
+                name("attach: itself"),
+                self.bad_attach(o, op, op.as_raw_fd(), |_| {}),
+                ESOCKTNOSUPPORT,
+            ),
+            12 => (
+                name("attach: null"),
+                out(set(op, SOL_ALG, ALG_TLS_ATTACH, 0, 128)),
+                EFAULT,
+            ),
+            13 => (
+                name("attach: short"),
+                out(set(op, SOL_ALG, ALG_TLS_ATTACH, BAD, 127)),
+                EINVAL,
+            ),
             14 | 15 => {
                 // A version that is none, a cipher that is not the parent's.
-                let c = c.or(if self.conns[0].ours.is_some() { Some(0) } else { None })?;
+                let c = c.or(if self.conns[0].ours.is_some() {
+                    Some(0)
+                } else {
+                    None
+                })?;
                 let fd = self.conns[c].ours.as_ref()?.as_raw_fd();
                 let at = if what == 14 { 0 } else { 2 };
                 let saw = self.bad_attach(o, op, fd, |a| a.rx[at] ^= 0x40);
                 (name("attach: version or cipher"), saw, EINVAL)
             }
             16 => {
-                let c = c.or(if self.conns[0].ours.is_some() { Some(0) } else { None })?;
+                let c = c.or(if self.conns[0].ours.is_some() {
+                    Some(0)
+                } else {
+                    None
+                })?;
                 let fd = self.conns[c].ours.as_ref()?.as_raw_fd();
                 let used = 4 + 8 + 16 + 4 + 8;
                 if self.setup.suite().key_len() != 16 {
@@ -121,21 +191,49 @@ impl World<'_> {
                 let saw = self.bad_attach(o, op, fd, |a| a.rx[used] = 1);
                 (name("attach: a tail"), saw, EINVAL)
             }
-            17 => (name("detach: null"), out(get(op, SOL_ALG, ALG_TLS_DETACH, 0, 40)), EFAULT),
-            18 => (name("detach: short"), out(get(op, SOL_ALG, ALG_TLS_DETACH, BAD, 39)), EINVAL),
+            17 => (
+                name("detach: null"),
+                out(get(op, SOL_ALG, ALG_TLS_DETACH, 0, 40)),
+                EFAULT,
+            ),
+            18 => (
+                name("detach: short"),
+                out(get(op, SOL_ALG, ALG_TLS_DETACH, BAD, 39)),
+                EINVAL,
+            ),
             19 => {
                 let mut b = [0u8; 40];
                 (b[0], b[4]) = (40, 3);
-                (name("detach: direction 3"), out(op.detach_raw(&mut b).map(drop)), EINVAL)
+                (
+                    name("detach: direction 3"),
+                    out(op.detach_raw(&mut b).map(drop)),
+                    EINVAL,
+                )
             }
             20 => {
                 let mut b = [0u8; 40];
                 (b[0], b[4], b[20]) = (40, 1, 1);
-                (name("detach: reserved"), out(op.detach_raw(&mut b).map(drop)), EINVAL)
+                (
+                    name("detach: reserved"),
+                    out(op.detach_raw(&mut b).map(drop)),
+                    EINVAL,
+                )
             }
-            21 => (name("re-key: short"), out(set(op, SOL_TLS, TLS_TX, BAD, 3)), EINVAL),
-            22 => (name("re-key: long"), out(set(op, SOL_TLS, TLS_RX, BAD, 57)), EINVAL),
-            23 => (name("re-key: null"), out(set(op, SOL_TLS, TLS_TX, 0, 40)), known(EFAULT)),
+            21 => (
+                name("re-key: short"),
+                out(set(op, SOL_TLS, TLS_TX, BAD, 3)),
+                EINVAL,
+            ),
+            22 => (
+                name("re-key: long"),
+                out(set(op, SOL_TLS, TLS_RX, BAD, 57)),
+                EINVAL,
+            ),
+            23 => (
+                name("re-key: null"),
+                out(set(op, SOL_TLS, TLS_TX, 0, 40)),
+                known(EFAULT),
+            ),
             24 => {
                 let raw = [0u8; 56];
                 let saw = sys::setsockopt(op, SOL_TLS, TLS_RX, &raw);
@@ -144,8 +242,16 @@ impl World<'_> {
             25 => (name("tx_max: 63"), out(op.set_tx_max(63)), EINVAL),
             26 => (name("tx_max: huge"), out(op.set_tx_max(i32::MAX)), EINVAL),
             27 => (name("tx_max: null"), out(set(op, SOL_TLS, 5, 0, 4)), EFAULT),
-            28 => (name("tx_max: short"), out(set(op, SOL_TLS, 5, BAD, 3)), EINVAL),
-            29 => (name("tx_max: read 3"), out(get(op, SOL_TLS, 5, BAD, 3)), EINVAL),
+            28 => (
+                name("tx_max: short"),
+                out(set(op, SOL_TLS, 5, BAD, 3)),
+                EINVAL,
+            ),
+            29 => (
+                name("tx_max: read 3"),
+                out(get(op, SOL_TLS, 5, BAD, 3)),
+                EINVAL,
+            ),
             30 => (
                 name("read back: bad"),
                 out(get(op, SOL_TLS, TLS_TX, BAD, 56)),
@@ -156,12 +262,24 @@ impl World<'_> {
                 out(get(op, SOL_TLS, TLS_RX, BAD, 5)),
                 if rx { EINVAL } else { ENOTCONN },
             ),
-            32 => (name("option 99"), out(set(op, SOL_TLS, 99, BAD, 4)), ENOPROTOOPT),
-            33 => (name("option 99"), out(get(op, SOL_ALG, 99, BAD, 4)), ENOPROTOOPT),
+            32 => (
+                name("option 99"),
+                out(set(op, SOL_TLS, 99, BAD, 4)),
+                ENOPROTOOPT,
+            ),
+            33 => (
+                name("option 99"),
+                out(get(op, SOL_ALG, 99, BAD, 4)),
+                ENOPROTOOPT,
+            ),
             34 => {
                 // SAFETY: the address is nobody's; the kernel checks it.
                 let saw = sys::cvt_int(unsafe { ioctl(op.as_raw_fd(), IOC_SENDFILE, BAD) });
-                (name("sendfile ioctl: bad pointer"), out(saw.map(drop)), EFAULT)
+                (
+                    name("sendfile ioctl: bad pointer"),
+                    out(saw.map(drop)),
+                    EFAULT,
+                )
             }
             35 => {
                 let saw = op.sendfile(&write_end(), 0, 10, 0).map(drop);

@@ -28,6 +28,39 @@ pub enum Expect {
     Record(u8, Vec<u8>),
     /// Data records of at most so many bytes each, and how many; borders are the kernel's choice
     Stream(Vec<u8>, usize, u64),
+    /// Whole records of two writers in any order, while keys are replaced
+    Mixed(Mixed),
+}
+
+/// The high bit of a byte names its writer, the others count.
+#[derive(Clone)]
+pub struct Mixed {
+    pub sent: [usize; 2],
+    pub left: [usize; 2],
+    pub max: usize,
+    pub keys: VecDeque<Keys>,
+}
+
+impl Mixed {
+    pub fn byte(writer: usize, at: usize) -> u8 {
+        (writer as u8) << 7 | (at % 113) as u8
+    }
+
+    /// Takes a record; false if it is not the next of its writer.
+    pub fn take(&mut self, data: &[u8]) -> bool {
+        let Some(first) = data.first() else {
+            return false;
+        };
+        let w = usize::from(first >> 7);
+        let at = self.sent[w];
+        let fits = data.len() <= self.max.min(self.left[w])
+            && (at..).zip(data).all(|(i, b)| *b == Mixed::byte(w, i));
+        if fits {
+            self.sent[w] += data.len();
+            self.left[w] -= data.len();
+        }
+        fits
+    }
 }
 
 #[derive(Clone)]
@@ -188,8 +221,7 @@ impl Model {
         }
         op.last.as_ref().is_some_and(|last| {
             last.key == new.key
-                && (new.seq < last.seq
-                    || (explicit(new).wrapping_sub(explicit(last)) as i64) < 0)
+                && (new.seq < last.seq || (explicit(new).wrapping_sub(explicit(last)) as i64) < 0)
         })
     }
 
@@ -257,9 +289,7 @@ impl Model {
             }
         };
         let old = old.ok_or(ENOTCONN)?;
-        if new.version != old.version
-            || new.version == Version::Tls13 && new.cipher != old.cipher
-        {
+        if new.version != old.version || new.version == Version::Tls13 && new.cipher != old.cipher {
             return Err(EINVAL);
         }
         match dir {
@@ -382,7 +412,9 @@ impl Model {
     pub fn queued(&self, c: usize) -> usize {
         let conn = &self.conns[c];
         let staged = conn.claimed.and_then(|o| self.ops[o].as_ref());
-        let staged = staged.and_then(|op| op.rx.as_ref()).map_or(0, |rx| rx.staged);
+        let staged = staged
+            .and_then(|op| op.rx.as_ref())
+            .map_or(0, |rx| rx.staged);
         conn.wire.len() - staged.min(conn.wire.len())
     }
 
@@ -424,7 +456,10 @@ impl Model {
             add(rx.err.is_some() || conn.sk_err != 0, POLLERR);
         }
         if let Some(tx) = &op.tx {
-            add(room || conn.snd_shut || conn.sk_err != 0 || tx.err.is_some(), POLLOUT);
+            add(
+                room || conn.snd_shut || conn.sk_err != 0 || tx.err.is_some(),
+                POLLOUT,
+            );
             add(tx.err.is_some(), POLLERR);
         }
         Some(events)

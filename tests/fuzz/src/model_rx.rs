@@ -45,7 +45,12 @@ pub struct Got {
 
 impl std::fmt::Debug for Got {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes {:02x?}", self.data.len(), &self.data[..self.data.len().min(8)])?;
+        write!(
+            f,
+            "{} bytes {:02x?}",
+            self.data.len(),
+            &self.data[..self.data.len().min(8)]
+        )?;
         if let Some(kind) = self.kind {
             write!(f, " of type {kind}")?;
         }
@@ -395,7 +400,11 @@ impl Model {
             }
             let copied = !got.data.is_empty();
             let Some(next) = self.rx_next(o, control, copied)? else {
-                return if copied && !waitall { Ok(()) } else { Err(EAGAIN) };
+                return if copied && !waitall {
+                    Ok(())
+                } else {
+                    Err(EAGAIN)
+                };
             };
             if copied && next.most > room && !waitall {
                 return Ok(());
@@ -415,10 +424,6 @@ impl Model {
             if peek && kind != DATA {
                 let n = data.len().min(room).min(left);
                 if n == 0 && !data.is_empty() && room > 0 {
-                    return Err(EFAULT);
-                }
-                // Room for nothing is as bad as a bad buffer here.
-                if n == 0 && !data.is_empty() {
                     return Err(EFAULT);
                 }
                 got.data.extend(&data[..n]);

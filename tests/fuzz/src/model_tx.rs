@@ -123,18 +123,34 @@ impl Model {
                 Some(_) => self.tx_error(o, e),
                 None => e,
             };
-            return if saw == Err(e) { Ok(()) } else { wrong(format!("must be errno {e}")) };
+            return if saw == Err(e) {
+                Ok(())
+            } else {
+                wrong(format!("must be errno {e}"))
+            };
         }
         let max = self.op(o).tx.as_ref().expect("on").max;
         if call.kind.is_some() && len > max {
-            return if saw == Err(EMSGSIZE) { Ok(()) } else { wrong("must be EMSGSIZE".into()) };
+            return if saw == Err(EMSGSIZE) {
+                Ok(())
+            } else {
+                wrong("must be EMSGSIZE".into())
+            };
         }
         if len == 0 && call.kind.is_none() {
-            return if saw == Ok(0) { Ok(()) } else { wrong("must be 0".into()) };
+            return if saw == Ok(0) {
+                Ok(())
+            } else {
+                wrong("must be 0".into())
+            };
         }
         if let Err(e) = self.tx_ready(o) {
             let e = self.tx_error(o, e);
-            return if saw == Err(e) { Ok(()) } else { wrong(format!("must be errno {e}")) };
+            return if saw == Err(e) {
+                Ok(())
+            } else {
+                wrong(format!("must be errno {e}"))
+            };
         }
         if call.stream {
             return self.send_stream(o, call, max, saw);
@@ -188,7 +204,11 @@ impl Model {
         }
         let records = seq.wrapping_sub(before);
         let least = n.div_ceil(max) as u64;
-        let most = if n == 0 { 0 } else { least + 4 + n as u64 / 4096 };
+        let most = if n == 0 {
+            0
+        } else {
+            least + 4 + n as u64 / 4096
+        };
         if records < least || records > most {
             return Err(format!(
                 "{n} bytes in records of at most {max}: the number went from {before} to {seq}"

@@ -141,14 +141,28 @@ pub enum Meet {
     /// A poller of the op (true) or of the TCP socket sleeps until this happens
     Poller(bool, Event),
     /// A writer sleeps for room until the peer reads
-    Writer { len: u32, file: bool },
+    Writer {
+        len: u32,
+        file: bool,
+    },
     /// Polls for room: of the op (true) or the TCP socket
     Room(bool),
-    Writers { each: u32, count: u8, rekeys: u8 },
-    Readers { count: u8, len: u32 },
-    Duplex { len: u32 },
+    Writers {
+        each: u32,
+        count: u8,
+        rekeys: u8,
+    },
+    Readers {
+        count: u8,
+        len: u32,
+    },
+    Duplex {
+        len: u32,
+    },
     /// The direction is detached while somebody sends
-    DetachWriter { each: u32 },
+    DetachWriter {
+        each: u32,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -42,7 +42,11 @@ pub fn same<T: PartialEq + std::fmt::Debug>(what: &str, saw: &Out<T>, must: &Out
         Ok(v) => format!("{v:?}"),
         Err(e) => format!("{:?} ({e})", Errno(*e)),
     };
-    Err(format!("{what}: returned {}, must be {}", text(saw), text(must)))
+    Err(format!(
+        "{what}: returned {}, must be {}",
+        text(saw),
+        text(must)
+    ))
 }
 
 /// The difference, and the step that showed it.
@@ -109,8 +113,14 @@ impl World<'_> {
             Step::Lowat { conn, n } => self.lowat(o(conn), *n),
             Step::SoError(c) => self.so_error(o(c)),
             Step::Disconnect(c) => self.disconnect(o(c)),
-            Step::Peer(c, what) => self.peer(o(c), what),
-            Step::Attach { op, conn, tx, rx, max } => self.attach(o(op), o(conn), [*tx, *rx], *max),
+            Step::Peer(c, what) => self.do_peer(o(c), what),
+            Step::Attach {
+                op,
+                conn,
+                tx,
+                rx,
+                max,
+            } => self.attach(o(op), o(conn), [*tx, *rx], *max),
             Step::Detach { op, .. }
             | Step::Rekey { op, .. }
             | Step::ReadBack { op, .. }
@@ -143,18 +153,34 @@ impl World<'_> {
                 let saw = out(op.set_tx_max(*max));
                 same("TLS_TX_MAX_PAYLOAD_LEN", &saw, &self.model.set_max(o, *max))
             }
-            Step::GetMax(_) => same("TLS_TX_MAX_PAYLOAD_LEN", &out(op.tx_max()), &self.model.get_max(o)),
-            Step::Send { len, flags, kind, parts, .. } => {
-                self.send(o, op, *len as usize, *flags, *kind, *parts)
+            Step::GetMax(_) => same(
+                "TLS_TX_MAX_PAYLOAD_LEN",
+                &out(op.tx_max()),
+                &self.model.get_max(o),
+            ),
+            Step::Send {
+                len,
+                flags,
+                kind,
+                parts,
+                ..
+            } => self.send(o, op, *len as usize, *flags, *kind, *parts),
+            Step::SendFault { good, bad, .. } => {
+                self.send_fault(o, op, *good as usize, *bad as usize)
             }
-            Step::SendFault { good, bad, .. } => self.send_fault(o, op, *good as usize, *bad as usize),
             Step::SendFile { at, len, flags, .. } => {
                 let (at, len) = (*at as usize, *len as usize);
                 self.send_file(o, op, at, len, *flags)
             }
             Step::SendFile2 { at, len, .. } => self.send_file2(o, op, *at as usize, *len as usize),
             Step::SpliceIn { len, more, .. } => self.splice_in(o, op, *len as usize, *more),
-            Step::Recv { len, flags, control, parts, .. } => {
+            Step::Recv {
+                len,
+                flags,
+                control,
+                parts,
+                ..
+            } => {
                 let call = RecvCall {
                     len: *len as usize,
                     good: *len as usize,
@@ -163,13 +189,19 @@ impl World<'_> {
                 };
                 self.recv(o, op, call, *parts)
             }
-            Step::RecvFault { good, bad, .. } => self.recv_fault(o, op, *good as usize, *bad as usize),
+            Step::RecvFault { good, bad, .. } => {
+                self.recv_fault(o, op, *good as usize, *bad as usize)
+            }
             Step::SpliceOut { len, .. } => self.splice_out(o, op, *len as usize),
             Step::Fionread(_) => {
                 if self.loose() {
                     return Ok(());
                 }
-                same("FIONREAD", &Ok(sys::unread(op.as_ref())), &Ok(self.model.fionread(o)))
+                same(
+                    "FIONREAD",
+                    &Ok(sys::unread(op.as_ref())),
+                    &Ok(self.model.fionread(o)),
+                )
             }
             Step::Poll(_) => self.poll(o, op),
             Step::Misuse { what, .. } => self.misuse(o, op, *what),
@@ -189,7 +221,9 @@ impl World<'_> {
             let parent = Parent::bind(name).map_err(|e| format!("bind {name}: {e:?}"))?;
             self.parents.insert(name, parent);
         }
-        let op = self.parents[name].accept().map_err(|e| format!("accept: {e:?}"))?;
+        let op = self.parents[name]
+            .accept()
+            .map_err(|e| format!("accept: {e:?}"))?;
         self.ops[o] = Some(Arc::new(op));
         self.model.accept(o, name);
         Ok(())
@@ -202,15 +236,19 @@ impl World<'_> {
         match (pick, dir) {
             (Pick::None, _) => None,
             (Pick::Fresh(id, seq), _) => fresh(id, seq),
-            (Pick::Continue, Dir::Tx) => self.model.conns[c].tx_keys.clone().or_else(|| fresh(1, 0)),
+            (Pick::Continue, Dir::Tx) => {
+                self.model.conns[c].tx_keys.clone().or_else(|| fresh(1, 0))
+            }
             (Pick::Continue, Dir::Rx) => self.rx_keys(c).or_else(|| fresh(2, 0)),
-            (Pick::Next(id), Dir::Rx) => self.conns[c].announced.pop_front().or_else(|| fresh(id, 0)),
+            (Pick::Next(id), Dir::Rx) => {
+                self.conns[c].announced.pop_front().or_else(|| fresh(id, 0))
+            }
             (Pick::Next(id), Dir::Tx) => fresh(id, 0),
             (Pick::Again(back), _) => {
                 // Only where the socket can know them; elsewhere it would be a second use, not a test.
-                let last = self.model.ops[o].as_ref().and_then(|op| {
-                    op.tx.as_ref().map(|tx| tx.keys.clone()).or(op.last.clone())
-                })?;
+                let last = self.model.ops[o]
+                    .as_ref()
+                    .and_then(|op| op.tx.as_ref().map(|tx| tx.keys.clone()).or(op.last.clone()))?;
                 let mut keys = last.clone();
                 keys.seq = last.seq.saturating_sub(u64::from(back));
                 let n = last.seq - keys.seq;
@@ -225,9 +263,15 @@ impl World<'_> {
     /// The keys under which the first record of the wire is sealed, as far as the peer knows.
     fn rx_keys(&self, c: usize) -> Option<Keys> {
         let held = |op: &Option<crate::model::Op>| {
-            op.as_ref().filter(|op| op.conn == Some(c)).and_then(|op| op.rx.as_ref().map(|rx| rx.keys.clone()))
+            op.as_ref()
+                .filter(|op| op.conn == Some(c))
+                .and_then(|op| op.rx.as_ref().map(|rx| rx.keys.clone()))
         };
-        self.model.ops.iter().find_map(held).or_else(|| self.left[c].clone())
+        self.model
+            .ops
+            .iter()
+            .find_map(held)
+            .or_else(|| self.left[c].clone())
     }
 
     fn attach(&mut self, o: usize, c: usize, picks: [Pick; 2], max: u16) -> Check {
@@ -246,7 +290,9 @@ impl World<'_> {
         let (tx, rx) = (tx.as_ref(), rx.as_ref());
         let must = self.model.attach(o, c, &Attach { tx, rx, max });
         same("ALG_TLS_ATTACH", &saw, &must)?;
-        if must.is_ok() && let Some(keys) = rx {
+        if must.is_ok()
+            && let Some(keys) = rx
+        {
             self.left[c] = None;
             // The peer knows these keys already, or learns them now.
             if !matches!(picks[1], Pick::Continue) || self.conns[c].seal.is_none() {
@@ -267,7 +313,11 @@ impl World<'_> {
         let must = self.model.rekey(o, dir, &keys);
         same("re-key", &saw, &must)?;
         // A key that nobody announced: the peer uses it from now on as well.
-        if dir == Dir::Rx && must.is_ok() && !(announced && matches!(pick, Pick::Next(_))) && !matches!(pick, Pick::Continue) {
+        if dir == Dir::Rx
+            && must.is_ok()
+            && !(announced && matches!(pick, Pick::Next(_)))
+            && !matches!(pick, Pick::Continue)
+        {
             self.conns[c].queue.clear();
             self.conns[c].announced.clear();
             self.conns[c].seal = Some(Half::new(keys));
@@ -277,14 +327,19 @@ impl World<'_> {
 
     fn detach(&mut self, o: usize, op: &Op, dir: Dir, room: usize) -> Check {
         let mut buf = vec![0; room];
-        let before = self.model.ops[o].as_ref().and_then(|op| op.rx.as_ref().map(|rx| rx.keys.clone()));
+        let before = self.model.ops[o]
+            .as_ref()
+            .and_then(|op| op.rx.as_ref().map(|rx| rx.keys.clone()));
         let saw = op.detach_into(dir.into(), &mut buf);
         let got = saw.as_ref().map_or(0, |d| d.staged.len());
         let Some(c) = self.conn_of(o) else {
             let must = self.model.detach(o, dir, room, got);
             return same("ALG_TLS_DETACH", &out(saw.map(|d| (d.seq, d.nonce))), &must);
         };
-        let known = self.model.ops[o].as_ref().and_then(|op| op.rx.as_ref()).map_or(0, |rx| rx.staged);
+        let known = self.model.ops[o]
+            .as_ref()
+            .and_then(|op| op.rx.as_ref())
+            .map_or(0, |rx| rx.staged);
         let staged = match (self.loose(), &saw) {
             (false, _) => known,
             (true, Err(Errno(ENOSPC))) => room + 1,
@@ -292,7 +347,9 @@ impl World<'_> {
         };
         let must = self.model.detach(o, dir, room, staged);
         let ok = saw.is_ok();
-        if let Ok(d) = &saw && dir == Dir::Rx {
+        if let Ok(d) = &saw
+            && dir == Dir::Rx
+        {
             if !self.model.conns[c].wire.starts_with(&d.staged) || !self.loose() && got != known {
                 return Err(format!(
                     "ALG_TLS_DETACH gave {got} wire bytes back, not the next {known} of the stream"
@@ -326,7 +383,11 @@ impl World<'_> {
             Err(e) => return same(&text, &out(saw), &Err(e)),
             Ok(must) => must,
         };
-        let size = if room == 4 { 4 } else { 4 + 8 + self.sizes(cipher) };
+        let size = if room == 4 {
+            4
+        } else {
+            4 + 8 + self.sizes(cipher)
+        };
         if room < size {
             return same(&text, &out(saw), &Err(EINVAL));
         }
@@ -374,14 +435,19 @@ impl World<'_> {
         self.conns[c].more = false;
         if self.loose() && had_rx && self.conns[c].ours.is_some() {
             // Whether anything was staged shows in whether the connection lives.
-            let dead = self.conns[c].ours.as_ref().is_some_and(|t| state(t) == TCP_CLOSE);
+            let dead = self.conns[c]
+                .ours
+                .as_ref()
+                .is_some_and(|t| state(t) == TCP_CLOSE);
             if dead && !self.model.conns[c].closed {
                 self.reset_by_us(c);
             }
             return Ok(());
         }
         if reset && !self.model.conns[c].closed {
-            if let Some(tcp) = &self.conns[c].ours && state(tcp) != TCP_CLOSE {
+            if let Some(tcp) = &self.conns[c].ours
+                && state(tcp) != TCP_CLOSE
+            {
                 return Err("closing the op lost staged bytes without a reset".into());
             }
             self.reset_by_us(c);
@@ -393,10 +459,10 @@ impl World<'_> {
     fn reset_by_us(&mut self, c: usize) {
         let conn = &mut self.model.conns[c];
         conn.disconnected = true;
+        conn.sk_err = ECONNRESET;
         conn.closed = true;
         conn.wire.clear();
         conn.urgent = None;
-        conn.out.clear();
         self.conns[c].broken = true;
     }
 
@@ -406,7 +472,8 @@ impl World<'_> {
         }
         let unread = self.model.queued(c) > 0 || self.model.conns[c].urgent.is_some();
         let conn = &mut self.model.conns[c];
-        let alive = !conn.closed && !conn.disconnected;
+        // A FIN went out before: what follows it is TCP's affair.
+        let alive = !conn.closed && !conn.disconnected && !conn.snd_shut;
         self.conns[c].ours = None;
         conn.open = false;
         conn.rcv_shut = true;
@@ -429,7 +496,10 @@ impl World<'_> {
             std::thread::sleep(Duration::from_micros(300));
         }
         if self.conns[c].end != Some(must) {
-            return Err(format!("closing TCP: the peer saw {:?}, must see {must:?}", self.conns[c].end));
+            return Err(format!(
+                "closing TCP: the peer saw {:?}, must see {must:?}",
+                self.conns[c].end
+            ));
         }
         Ok(())
     }
@@ -469,11 +539,15 @@ impl World<'_> {
         }
         let mut buf = vec![0; len.min(queued)];
         let tcp = self.conns[c].ours.as_mut().expect("looked");
-        let n = tcp.read(&mut buf).map_err(|e| format!("read of TCP with {queued} bytes: {e}"))?;
+        let n = tcp
+            .read(&mut buf)
+            .map_err(|e| format!("read of TCP with {queued} bytes: {e}"))?;
         let conn = &mut self.model.conns[c];
         let at = conn.wire.len() - queued;
         if n == 0 || conn.wire[at..at + n] != buf[..n] {
-            return Err(format!("TCP gave {n} bytes that are not those that the peer sent"));
+            return Err(format!(
+                "TCP gave {n} bytes that are not those that the peer sent"
+            ));
         }
         conn.wire.drain(at..at + n);
         conn.read = true;
@@ -543,14 +617,13 @@ impl World<'_> {
         self.reset_by_us(c);
         let conn = &mut self.model.conns[c];
         (conn.rcv_shut, conn.snd_shut, conn.done) = (false, false, false);
-        conn.sk_err = 0;
         conn.lowat = before;
         Ok(())
     }
 
     // --------------------------------------------------------- the peer
 
-    fn peer(&mut self, c: usize, what: &PeerDo) -> Check {
+    pub fn do_peer(&mut self, c: usize, what: &PeerDo) -> Check {
         if c >= self.conns.len() || self.conns[c].theirs.is_none() {
             return Ok(());
         }
@@ -575,14 +648,24 @@ impl World<'_> {
                 self.queue(c, &data);
                 Ok(())
             }
-            PeerDo::Seal { kind, len, pad, damage } => self.seal(c, kind, len as usize, pad, damage),
+            PeerDo::Seal {
+                kind,
+                len,
+                pad,
+                damage,
+            } => self.seal(c, kind, len as usize, pad, damage),
             PeerDo::CloseNotify => self.seal_plain(c, ALERT, CLOSE_NOTIFY),
             PeerDo::Ccs { rekey } => {
                 self.seal_plain(c, CCS, &[1])?;
                 self.announce(c, rekey);
                 Ok(())
             }
-            PeerDo::Handshake { len, update, split, rekey } => {
+            PeerDo::Handshake {
+                len,
+                update,
+                split,
+                rekey,
+            } => {
                 let mut data = vec![4, 0, (len >> 8) as u8, len as u8];
                 data.resize(4 + len as usize, 0x55);
                 if update {
@@ -618,7 +701,9 @@ impl World<'_> {
     }
 
     fn seal_plain(&mut self, c: usize, kind: u8, data: &[u8]) -> Check {
-        if let Some(half) = self.conns[c].seal.as_mut() && half.seq() < u64::MAX - 1 {
+        if let Some(half) = self.conns[c].seal.as_mut()
+            && half.seq() < u64::MAX - 1
+        {
             let wire = half.seal(kind, data, 0);
             self.queue(c, &wire);
         }
@@ -659,11 +744,19 @@ impl World<'_> {
             return Ok(());
         }
         let theirs = tcp.theirs.as_ref().expect("looked");
-        theirs.shutdown(Shutdown::Write).map_err(|e| format!("the peer cannot shut down: {e}"))?;
+        theirs
+            .shutdown(Shutdown::Write)
+            .map_err(|e| format!("the peer cannot shut down: {e}"))?;
         self.conns[c].queue.clear();
         self.conns[c].seal = None;
         self.model.conns[c].fin();
-        let states = [TCP_CLOSE_WAIT, TCP_CLOSE, TCP_CLOSING, TCP_TIME_WAIT, TCP_LAST_ACK];
+        let states = [
+            TCP_CLOSE_WAIT,
+            TCP_CLOSE,
+            TCP_CLOSING,
+            TCP_TIME_WAIT,
+            TCP_LAST_ACK,
+        ];
         let both = self.model.conns[c].snd_shut;
         self.ended(c, &states)?;
         if both {
@@ -701,16 +794,32 @@ impl World<'_> {
         let Some(c) = self.conn_of(o) else {
             return (false, 0);
         };
-        let unsent = self.conns[c].ours.as_ref().filter(|_| !self.model.conns[c].closed).map_or(0, sys::unsent);
+        let unsent = self.conns[c]
+            .ours
+            .as_ref()
+            .filter(|_| !self.model.conns[c].closed)
+            .map_or(0, sys::unsent);
         (self.tight(c), unsent)
     }
 
     /// The flags of a call that may find no room, so that it ends.
     fn patient(&self, may_block: bool, flags: i32) -> i32 {
-        if may_block && !self.setup.short { flags | MSG_DONTWAIT } else { flags }
+        if may_block && !self.setup.short {
+            flags | MSG_DONTWAIT
+        } else {
+            flags
+        }
     }
 
-    fn send(&mut self, o: usize, op: &Op, len: usize, flags: i32, kind: Option<u8>, parts: u8) -> Check {
+    fn send(
+        &mut self,
+        o: usize,
+        op: &Op,
+        len: usize,
+        flags: i32,
+        kind: Option<u8>,
+        parts: u8,
+    ) -> Check {
         let data = match kind {
             // A KeyUpdate is told from others by its bytes.
             Some(HANDSHAKE) if len == 5 => vec![24, 0, 0, 1, 0],
@@ -740,7 +849,9 @@ impl World<'_> {
             may_block,
             seq: None,
         };
-        self.model.send(o, &call, saw).map_err(|e| format!("sendmsg of {len}: {e}"))?;
+        self.model
+            .send(o, &call, saw)
+            .map_err(|e| format!("sendmsg of {len}: {e}"))?;
         self.sent(o, saw, flags & MSG_MORE != 0)
     }
 
@@ -762,7 +873,15 @@ impl World<'_> {
         op.state(ktlsshim_tests::Dir::Tx).ok().map(|s| s.seq)
     }
 
-    fn stream(&mut self, o: usize, op: &Op, data: &[u8], good: usize, may_block: bool, saw: Out<usize>) -> Check {
+    fn stream(
+        &mut self,
+        o: usize,
+        op: &Op,
+        data: &[u8],
+        good: usize,
+        may_block: bool,
+        saw: Out<usize>,
+    ) -> Check {
         let seq = self.seq_now(o, op);
         let call = SendCall {
             data,
@@ -783,7 +902,11 @@ impl World<'_> {
         }
         let mut data = self.bytes(good);
         self.file.guard.write(&data);
-        let saw = out(sys::sendmsg_at(op, &[(self.file.guard.at(good), good + bad)], MSG_NOSIGNAL | MSG_DONTWAIT));
+        let saw = out(sys::sendmsg_at(
+            op,
+            &[(self.file.guard.at(good), good + bad)],
+            MSG_NOSIGNAL | MSG_DONTWAIT,
+        ));
         data.resize(good + bad, 0);
         self.stream(o, op, &data, good, may_block, saw)
             .map_err(|e| format!("sendmsg of {good} bytes and a fault: {e}"))?;
@@ -796,10 +919,18 @@ impl World<'_> {
         let saw = op.sendfile(&self.file.file, at as u64, len as u64, flags);
         let known = MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL;
         if flags & !known != 0 {
-            return same("sendfile ioctl with an unknown flag", &out(saw), &Err(EOPNOTSUPP));
+            return same(
+                "sendfile ioctl with an unknown flag",
+                &out(saw),
+                &Err(EOPNOTSUPP),
+            );
         }
-        if let Ok((next, n)) = &saw && *next != at as u64 + n {
-            return Err(format!("sendfile ioctl: {n} bytes from {at}, but the offset is {next}"));
+        if let Ok((next, n)) = &saw
+            && *next != at as u64 + n
+        {
+            return Err(format!(
+                "sendfile ioctl: {n} bytes from {at}, but the offset is {next}"
+            ));
         }
         let saw = out(saw.map(|(_, n)| n as usize));
         if saw == Err(EAGAIN) && unsent == 0 {
@@ -830,8 +961,12 @@ impl World<'_> {
         }
         let mut offset = at as i64;
         let saw = out(sys::sendfile(op, &self.file.file, &mut offset, len));
-        if let Ok(n) = saw && offset != (at + n) as i64 {
-            return Err(format!("sendfile: {n} bytes from {at}, but the offset is {offset}"));
+        if let Ok(n) = saw
+            && offset != (at + n) as i64
+        {
+            return Err(format!(
+                "sendfile: {n} bytes from {at}, but the offset is {offset}"
+            ));
         }
         self.stream(o, op, &data, data.len(), false, saw)
             .map_err(|e| format!("sendfile of {}: {e}", data.len()))?;
@@ -918,7 +1053,11 @@ impl World<'_> {
             }
             full.get_or_insert(must);
         }
-        same(&format!("recvmsg {call:?}"), &saw, &full.unwrap_or(Err(EAGAIN)))
+        same(
+            &format!("recvmsg {call:?}"),
+            &saw,
+            &full.unwrap_or(Err(EAGAIN)),
+        )
     }
 
     /// A whole record was sent: the TCP socket must become readable and the op must give it.
@@ -933,7 +1072,9 @@ impl World<'_> {
                 break;
             }
             if start.elapsed() > crate::world::PATIENCE {
-                return Err("a record was sent whole, but the TCP socket never became readable".into());
+                return Err(
+                    "a record was sent whole, but the TCP socket never became readable".into(),
+                );
             }
             self.push(c, 0)?;
         }
@@ -970,7 +1111,9 @@ impl World<'_> {
             return Ok(());
         }
         let (queued, lowat) = (self.model.queued(c), self.model.conns[c].lowat);
-        Err(format!("after recvmsg the TCP socket is readable: {is}, must be {must} ({queued} bytes, mark {lowat})"))
+        Err(format!(
+            "after recvmsg the TCP socket is readable: {is}, must be {must} ({queued} bytes, mark {lowat})"
+        ))
     }
 
     fn recv_fault(&mut self, o: usize, op: &Op, good: usize, bad: usize) -> Check {
@@ -995,11 +1138,17 @@ impl World<'_> {
         }));
         let plain = self.model.clone().recv(o, &call, None);
         let hint = match (&saw, &plain) {
-            (Ok(a), Ok(b)) if a.data.len() < b.data.len() && a.data.len() + 64 > b.data.len() => Some(a.data.len()),
+            (Ok(a), Ok(b)) if a.data.len() < b.data.len() && a.data.len() + 64 > b.data.len() => {
+                Some(a.data.len())
+            }
             _ => None,
         };
         let must = self.model.recv(o, &call, hint);
-        same(&format!("recvmsg into {good} bytes and a fault"), &saw, &must)?;
+        same(
+            &format!("recvmsg into {good} bytes and a fault"),
+            &saw,
+            &must,
+        )?;
         self.counted(&saw);
         self.lowat_holds(o)
     }
@@ -1016,7 +1165,8 @@ impl World<'_> {
             Ok(n) => {
                 let mut data = vec![0; n];
                 let mut pipe = std::fs::File::from(from);
-                pipe.read_exact(&mut data).map_err(|e| format!("pipe: {e}"))?;
+                pipe.read_exact(&mut data)
+                    .map_err(|e| format!("pipe: {e}"))?;
                 Ok(data)
             }
             Err(e) => Err(e),
@@ -1027,7 +1177,11 @@ impl World<'_> {
                 Ok(data) => format!("{} bytes {:02x?}", data.len(), &data[..data.len().min(8)]),
                 Err(e) => format!("{:?}", Errno(*e)),
             };
-            return Err(format!("splice of {len}: returned {}, must be {}", text(&saw), text(&must)));
+            return Err(format!(
+                "splice of {len}: returned {}, must be {}",
+                text(&saw),
+                text(&must)
+            ));
         }
         if let Ok(data) = &saw {
             self.tally.opened += data.len() as u64;
@@ -1054,7 +1208,9 @@ impl World<'_> {
         }
         let wish = POLLIN | POLLOUT | POLLRDHUP;
         let saw = net::poll(op, wish, Duration::ZERO);
-        if let Some(must) = self.model.op_events(o, room) && saw & mask != must & mask {
+        if let Some(must) = self.model.op_events(o, room)
+            && saw & mask != must & mask
+        {
             return Err(format!("poll of the op: {saw:#x}, must be {must:#x}"));
         }
         let Some(c) = c else {
@@ -1064,8 +1220,12 @@ impl World<'_> {
             return Ok(());
         };
         let saw = net::poll(tcp, wish, Duration::ZERO);
-        if let Some(must) = self.model.tcp_events(c, room) && saw & mask != must & mask {
-            return Err(format!("poll of the TCP socket: {saw:#x}, must be {must:#x}"));
+        if let Some(must) = self.model.tcp_events(c, room)
+            && saw & mask != must & mask
+        {
+            return Err(format!(
+                "poll of the TCP socket: {saw:#x}, must be {must:#x}"
+            ));
         }
         Ok(())
     }
@@ -1101,23 +1261,33 @@ impl World<'_> {
             ("AlgTlsRxRecords", must.rx_records),
             ("AlgTlsRxBytes", must.rx_bytes),
         ];
+        // An empty data record leaves no trace: whether it came before the end is TCP's secret there.
+        let loose = self.setup.rcvbuf > 0;
         let mut wrong = Vec::new();
         until(Duration::from_secs(1), || {
             let now = Counters::read();
             wrong.clear();
             for (name, must) in pairs {
                 let is = now.since(before, name);
-                if is != must {
+                let fewer = loose && name == "AlgTlsRxRecords" && is < must;
+                if is != must && !fewer {
                     wrong.push(format!("{name} is {is}, must be {must}"));
                 }
             }
             let sum = now.since(before, "AlgTlsTxRekey") + now.since(before, "AlgTlsRxRekey");
             if sum != self.model.counts.rekeys {
-                wrong.push(format!("re-keys: {sum}, must be {}", self.model.counts.rekeys));
+                wrong.push(format!(
+                    "re-keys: {sum}, must be {}",
+                    self.model.counts.rekeys
+                ));
             }
             wrong.is_empty()
         });
-        if wrong.is_empty() { Ok(()) } else { Err(wrong.join(", ")) }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(wrong.join(", "))
+        }
     }
 }
 
@@ -1142,7 +1312,12 @@ pub fn receive(op: &Op, call: &RecvCall, parts: u8) -> Out<Got> {
         if parts > 1 {
             cuts.insert(cuts.len() / 2, &mut []);
         }
-        sys::recvmsg(op, &mut cuts, &mut control.0[..call.control.min(64)], call.flags)
+        sys::recvmsg(
+            op,
+            &mut cuts,
+            &mut control.0[..call.control.min(64)],
+            call.flags,
+        )
     };
     let r = out(r)?;
     buf.truncate(r.len);

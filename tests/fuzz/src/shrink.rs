@@ -8,7 +8,12 @@ use crate::program::{Damage, PeerDo, Program, Setup, Step};
 pub fn kind(what: &str) -> String {
     let head: String = what.chars().filter(|c| !c.is_ascii_digit()).collect();
     // What was returned matters, how many bytes of it does not.
-    head.split('[').next().unwrap_or("").chars().take(60).collect()
+    head.split('[')
+        .next()
+        .unwrap_or("")
+        .chars()
+        .take(60)
+        .collect()
 }
 
 fn smaller(step: &Step) -> Vec<Step> {
@@ -42,7 +47,13 @@ fn smaller(step: &Step) -> Vec<Step> {
         ),
         Step::Peer(_, PeerDo::Seal { len, .. }) => with(
             &|s, n| {
-                if let Step::Peer(_, PeerDo::Seal { len, pad, damage, .. }) = s {
+                if let Step::Peer(
+                    _,
+                    PeerDo::Seal {
+                        len, pad, damage, ..
+                    },
+                ) = s
+                {
                     *len = n;
                     if *damage == Damage::None {
                         *pad = 0;

@@ -56,8 +56,14 @@ impl Tally {
         for (e, n) in &self.errnos {
             line(*n, &format!("times {:?}", Errno(*e)));
         }
-        line(self.sealed, "records sealed by the kernel and opened by the peer");
-        line(self.records_in, "records sealed by the peer and opened by the kernel");
+        line(
+            self.sealed,
+            "records sealed by the kernel and opened by the peer",
+        );
+        line(
+            self.records_in,
+            "records sealed by the peer and opened by the kernel",
+        );
         line(self.opened, "bytes received");
         line(self.sequences, "sequences");
         line(self.total(), "calls");

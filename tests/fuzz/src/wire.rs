@@ -8,7 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use ktlsshim_tests::Keys;
 use ktlsshim_tests::peer::{DATA, Half, length};
 
-use crate::model::Expect;
+use crate::model::{Expect, Mixed};
 
 #[derive(Default)]
 pub struct Nonces(HashSet<(Vec<u8>, [u8; 12])>);
@@ -54,7 +54,9 @@ impl Wire {
         };
         let (number, used) = (half.seq(), nonce(half.keys()));
         if !nonces.add(&half.keys().key, used) {
-            return Err(format!("record {number}: this key was used with this nonce before"));
+            return Err(format!(
+                "record {number}: this key was used with this nonce before"
+            ));
         }
         let fault = |f| format!("record {number} ({len} bytes on the wire): {f:?}");
         let record = half.open(&wire).map_err(fault)?;
@@ -62,12 +64,43 @@ impl Wire {
         Ok(Some((record.kind, record.data)))
     }
 
+    /// The keys of the next record, as the wire has it.
+    pub fn keys(&self) -> Option<&Keys> {
+        self.half.as_ref().map(Half::keys)
+    }
+
+    /// True when all of it has come.
+    fn mixed(&mut self, mixed: &mut Mixed, nonces: &mut Nonces) -> Result<bool, String> {
+        while mixed.left != [0, 0] {
+            if self.have.len() < 5 || self.have.len() < 5 + length(&self.have) {
+                return Ok(false);
+            }
+            // Which re-keys came before this record is the scheduler's choice.
+            let wire = self.have[..5 + length(&self.have)].to_vec();
+            let opens = |keys: &Keys| Half::new(keys.clone()).open(&wire).is_ok();
+            let now = self.half.as_ref().is_some_and(|half| opens(half.keys()));
+            if !now && let Some(n) = mixed.keys.iter().position(opens) {
+                let keys = mixed.keys.drain(..=n).next_back();
+                self.half = keys.map(Half::new);
+            }
+            let Some((kind, data)) = self.record(nonces)? else {
+                return Ok(false);
+            };
+            if kind != DATA || !mixed.take(&data) {
+                return Err(format!(
+                    "a record of type {kind} with {} bytes of no single writer",
+                    data.len()
+                ));
+            }
+        }
+        if let Some(keys) = mixed.keys.pop_back() {
+            self.half = Some(Half::new(keys));
+        }
+        Ok(true)
+    }
+
     /// Takes as much as is there off `out`. Whatever contradicts it is an error.
-    pub fn check(
-        &mut self,
-        out: &mut VecDeque<Expect>,
-        nonces: &mut Nonces,
-    ) -> Result<(), String> {
+    pub fn check(&mut self, out: &mut VecDeque<Expect>, nonces: &mut Nonces) -> Result<(), String> {
         loop {
             match out.front_mut() {
                 None if self.have.is_empty() => return Ok(()),
@@ -98,7 +131,11 @@ impl Wire {
                                 "a record of type {other} with {} bytes instead of type {kind} with {}{}",
                                 bytes.len(),
                                 data.len(),
-                                if other == kind && bytes.len() == data.len() { ", other bytes" } else { "" }
+                                if other == kind && bytes.len() == data.len() {
+                                    ", other bytes"
+                                } else {
+                                    ""
+                                }
                             ));
                         }
                     }
@@ -109,18 +146,28 @@ impl Wire {
                     };
                     if kind != DATA || bytes.is_empty() || bytes.len() > *max {
                         let n = bytes.len();
-                        return Err(format!("a record of type {kind} with {n} bytes; at most {max}"));
+                        return Err(format!(
+                            "a record of type {kind} with {n} bytes; at most {max}"
+                        ));
                     }
+                    let free = *records == u64::MAX;
                     if *records == 0 || !data.starts_with(&bytes) {
                         return Err("bytes of a file or pipe differ".into());
                     }
                     data.drain(..bytes.len());
-                    *records -= 1;
+                    if !free {
+                        *records -= 1;
+                    }
                     if !data.is_empty() {
                         continue;
                     }
-                    if *records != 0 {
+                    if *records != 0 && !free {
                         return Err(format!("{records} records fewer than the number says"));
+                    }
+                }
+                Some(Expect::Mixed(mixed)) => {
+                    if !self.mixed(mixed, nonces)? {
+                        return Ok(());
                     }
                 }
             }
@@ -131,5 +178,6 @@ impl Wire {
 
 /// Nothing more has to come.
 pub fn settled(out: &VecDeque<Expect>) -> bool {
-    out.iter().all(|e| matches!(e, Expect::Keys(_) | Expect::Plain))
+    out.iter()
+        .all(|e| matches!(e, Expect::Keys(_) | Expect::Plain))
 }
