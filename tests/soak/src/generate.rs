@@ -3,7 +3,7 @@
 //! record, a parked write with a KeyUpdate in between) is common here. Of the odder operations each program
 //! has some, and those often: two of a kind meet more easily than in programs that have a little of all.
 
-use crate::program::{Cut, Deed, End, Ending, Io, Op, Program, Setup, Side, Step};
+use crate::program::{Cut, Deed, End, Ending, Io, Op, Program, SIDES, Setup, Side, Step};
 use crate::rng::Rng;
 
 pub const SUITES13: [&str; 4] = [
@@ -44,6 +44,8 @@ struct Maker<'a> {
 
 /// Operations that a program either has or has not.
 const ODD: usize = 13;
+/// The index of one of them.
+const WRITE_TWICE: usize = 6;
 
 pub fn program(seed: u64, without: &Without) -> Program {
     let mut rng = Rng::new(seed);
@@ -60,6 +62,8 @@ pub fn program(seed: u64, without: &Without) -> Program {
     for odd in &mut maker.odd {
         *odd = maker.rng.chance(40);
     }
+    // What it is for, the other BIOs do not have.
+    maker.odd[WRITE_TWICE] |= maker.buffering().is_some();
     maker.fill();
     Program {
         seed,
@@ -98,7 +102,7 @@ fn setup(rng: &mut Rng, without: &Without) -> Setup {
 }
 
 fn end(rng: &mut Rng, without: &Without) -> End {
-    let io = [Io::Socket, Io::Own, Io::Buffer][rng.weighted(&[60, 25, 15])];
+    let io = [Io::Socket, Io::Own, Io::Buffer][rng.weighted(&[55, 25, 20])];
     let io = if without.has("own-bio") && io == Io::Own {
         Io::Socket
     } else {
@@ -139,6 +143,12 @@ impl Maker<'_> {
         }
     }
 
+    /// The end that has a buffering BIO, if one has.
+    fn buffering(&self) -> Option<Side> {
+        let mut sides = SIDES.into_iter();
+        sides.find(|side| self.setup.ends[side.index()].io == Io::Buffer)
+    }
+
     fn may(&self, what: &str) -> bool {
         !self.without.has(what)
     }
@@ -155,7 +165,7 @@ impl Maker<'_> {
         self.add(from.other(), Op::ReadAll { piece: 16384 });
         self.add(from.other(), Op::Write(n / 2 + 1));
         self.add(from, Op::ReadAll { piece: 16384 });
-        for _ in 0..10 + self.rng.below(18) {
+        for _ in 0..14 + self.rng.below(20) {
             self.step();
         }
         self.finish();
@@ -196,29 +206,29 @@ impl Maker<'_> {
             7,  // 3 read once
             7,  // 4 peek
             only13(10),
-            9 - only13(9), // 6 renegotiate
-            only13(odd(7)),
-            only13(odd(7)),
-            odd(4), // 9 together
+            12 - only13(12), // 6 renegotiate
+            only13(odd(18)),
+            only13(odd(14)),
+            odd(6), // 9 together
             odd(7), // 10 park
             odd(6), // 11 sendfile
-            4,      // 12 wire
-            4,      // 13 modes
-            4,      // 14 non-blocking
-            odd(4), // 15 max fragment
-            4,      // 16 has_pending
+            7,      // 12 wire
+            6,      // 13 modes
+            9,      // 14 non-blocking
+            odd(6), // 15 max fragment
+            5,      // 16 has_pending
             4,      // 17 handshake call
             4,      // 18 state
             1,      // 19 one-way shutdown in mid-life
             odd(5), // 20 two writes, a buffer between
-            odd(4), // 21 a second owner
+            odd(7), // 21 a second owner
             odd(6), // 22 another descriptor
-            odd(6), // 23 BIO_f_ssl
-            odd(5), // 24 fork
-            odd(4), // 25 a thread per direction
-            odd(5), // 26 the next connection
-            4,      // 27 interrupted
-            4,      // 28 timeouts
+            odd(8), // 23 BIO_f_ssl
+            odd(8), // 24 fork
+            odd(7), // 25 a thread per direction
+            odd(6), // 26 the next connection
+            8,      // 27 interrupted
+            7,      // 28 timeouts
         ];
         match self.rng.weighted(&weights) {
             0 => {
@@ -316,6 +326,7 @@ impl Maker<'_> {
                 self.add(side, Op::Shutdown);
             }
             20 => {
+                let side = self.buffering().unwrap_or(side);
                 if tls13 && self.rng.chance(70) {
                     let ask = self.rng.chance(50);
                     self.add(side, Op::KeyUpdate { ask });
@@ -491,6 +502,30 @@ impl Maker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Many of each kind, so that each meets each state of the lanes often.
+    #[test]
+    fn no_operation_is_rare() {
+        let mut counts = std::collections::BTreeMap::<String, u32>::new();
+        for seed in 0..200 {
+            for step in program(seed, &Without::default()).steps {
+                let text = match step {
+                    Step::Do(_, op) => format!("{op:?}"),
+                    Step::Together(_) => "Together".to_owned(),
+                    other => format!("{other:?}"),
+                };
+                let name = text.split([' ', '(', '{']).next().unwrap_or_default();
+                *counts.entry(name.to_owned()).or_default() += 1;
+            }
+        }
+        println!("{counts:#?}");
+        // These end a connection, or begin what ends it: one per program at most.
+        let last = ["Damage", "ClearSend", "ClearReceive", "End"];
+        assert!(counts.len() > 30, "{} kinds", counts.len());
+        for (name, n) in counts {
+            assert!(n >= 120 || last.contains(&&*name), "{n} times {name}");
+        }
+    }
 
     #[test]
     fn a_seed_is_a_program() {

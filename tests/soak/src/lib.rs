@@ -34,6 +34,7 @@ pub mod endpoint;
 pub mod generate;
 pub mod oracle;
 mod phases;
+pub mod planted;
 pub mod program;
 pub mod relay;
 pub mod rng;

@@ -235,7 +235,7 @@ impl Soak {
     }
 
     /// The first difference that a program shows in one lane.
-    fn differs(&mut self, program: &Program, lane: usize) -> Option<(String, Transcripts)> {
+    pub fn differs(&mut self, program: &Program, lane: usize) -> Option<(String, Transcripts)> {
         let plain = self.lane(program, 0);
         let run = self.lane(program, lane);
         if plain.trouble.is_some() && lane != 0 {
