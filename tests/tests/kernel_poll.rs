@@ -491,6 +491,25 @@ fn the_programs_rcvlowat_comes_back() {
     });
 }
 
+/// The program's low-water mark is for its poll(); who sleeps in recv() wants the
+/// next record, whatever another thread's call has left behind.
+#[test]
+fn a_sleeping_reader_is_woken_below_the_programs_rcvlowat() {
+    in_vm(|| {
+        let mut link = Link::any();
+        sys::set_int(&link.tcp, SOL_SOCKET, SO_RCVLOWAT, 32_768).unwrap();
+        let op = link.op.clone();
+        let reader = sleeper(move || op.take(200, 0));
+        assert_eq!(link.op.take(200, MSG_DONTWAIT), fail(EAGAIN));
+        link.peer.data(&[7; 100]);
+        assert_eq!(reader.end(), Ok(vec![7; 100]));
+        // With nobody asleep it is the program's again.
+        assert_eq!(link.op.take(200, MSG_DONTWAIT), fail(EAGAIN));
+        let lowat = sys::get_int(&link.tcp, SOL_SOCKET, SO_RCVLOWAT);
+        assert_eq!(lowat, Ok(32_768));
+    });
+}
+
 /// SO_RCVLOWAT falls when the op goes: what lies in the queue is an event now.
 #[test]
 fn closing_the_op_wakes_who_polls_the_tcp_fd() {

@@ -5,6 +5,9 @@
 mod race;
 
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread;
 
 use ktlsshim_tests::peer::DATA;
@@ -144,5 +147,71 @@ fn urgent_bytes_while_a_reader_sleeps() {
         assert_eq!(race::join(reader), text);
         // The mark may be behind the record, where nobody looked yet.
         link.check_rx();
+    });
+}
+
+/// A page whose header says, by turns, that the record is long and that it ends
+/// in the first few bytes. Queued pages of a peer on this machine stay the peer's,
+/// so what was judged once must be what is used. An urgent byte makes the op stage.
+#[test]
+fn a_header_that_changes_under_our_eyes() {
+    const LONG: u16 = 0x4011;
+    const SHORT: u16 = 0x0011;
+    let stop = Arc::new(AtomicBool::new(false));
+    let over = stop.clone();
+    race(150, move |rng| {
+        // SAFETY: the name ends with a zero; the fd is new.
+        let file = sys::own(unsafe { memfd_create(c"page".as_ptr(), MFD_CLOEXEC) });
+        let mut page = vec![0x5a; 65536];
+        page[..3].copy_from_slice(&[DATA, 3, 3]);
+        assert_eq!(sys::write(&file, &page), Ok(page.len()));
+        // SAFETY: a mapping of a file that has these bytes.
+        let map = unsafe {
+            let none = std::ptr::null_mut();
+            let prot = PROT_READ | PROT_WRITE;
+            mmap(none, 4096, prot, MAP_SHARED, file.as_raw_fd(), 0)
+        };
+        assert_ne!(map, MAP_FAILED);
+        let at = map as usize;
+        over.store(false, Ordering::SeqCst);
+        let over = over.clone();
+        let toggle = thread::spawn(move || {
+            // SAFETY: the mapping outlives this thread. Byte by byte would do:
+            // half of a length is a length as well.
+            let cell = |i: usize| unsafe { &*((at + i) as *const std::sync::atomic::AtomicU8) };
+            let turn = AtomicU16::new(0);
+            while !over.load(Ordering::Relaxed) {
+                let n = turn.fetch_add(1, Ordering::Relaxed);
+                let [high, low] = if n & 1 == 0 { LONG } else { SHORT }.to_be_bytes();
+                cell(3).store(high, Ordering::Relaxed);
+                cell(4).store(low, Ordering::Relaxed);
+                for _ in 0..(n >> 3) & 63 {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        let link = Link::any();
+        let op = link.op.clone();
+        let reader = thread::spawn(move || {
+            loop {
+                match op.take(20_000, 0) {
+                    Ok(bytes) => panic!("{} bytes of nothing", bytes.len()),
+                    Err(e) => return e,
+                }
+            }
+        });
+        let first = 200 + rng.below(3000);
+        rng.jitter().spend();
+        sys::sendfile_all(&link.peer.tcp, &file, 0, first);
+        rng.jitter().spend();
+        let oob = sys::sendmsg(&link.peer.tcp, &[b"!"], &[], MSG_OOB | MSG_NOSIGNAL);
+        assert_eq!(oob, Ok(1));
+        sys::sendfile_all(&link.peer.tcp, &file, 8192, 8192 + 20_000);
+        let end = race::join(reader);
+        assert!([EPROTO, EBADMSG, EMSGSIZE].contains(&end.0), "{end:?}");
+        stop.store(true, Ordering::SeqCst);
+        race::join(toggle);
+        // SAFETY: nobody uses the mapping any more.
+        assert_eq!(unsafe { munmap(map, 4096) }, 0);
     });
 }
