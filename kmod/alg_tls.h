@@ -215,6 +215,7 @@ struct alg_tls_ctx {
 	bool claimed;			/* icsk_ulp_data is us */
 	bool gone;			/* the TCP sock was destroyed or closed */
 	int disconnects;		/* as at the claim; else ESTALE */
+	unsigned int rx_asleep;		/* readers in alg_tls_rx_sleep() */
 
 	struct alg_tls_dir txd;
 	struct alg_tls_dir rxd;
@@ -338,6 +339,13 @@ bool alg_tls_seq_ok(const struct alg_tls_dir *d);
 void alg_tls_seq_next(struct alg_tls_dir *d);
 
 /* --------------------------------------- what core offers (core.c) --- */
+
+/* An error may be pending, and the stream be alive for all that (IP_RECVERR). */
+static inline bool alg_tls_tx_alive(const struct sock *sk)
+{
+	return !(sk->sk_shutdown & SEND_SHUTDOWN) &&
+	       (1 << sk->sk_state) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT);
+}
 
 /*
  * Take the TCP lock for direction @d and see whether it may go on.  Returns 0

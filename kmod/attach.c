@@ -351,9 +351,9 @@ static int alg_tls_detach(struct alg_tls_ctx *ctx, char __user *optval,
 	if (!d->on)
 		goto out_release;
 	if (tx) {
-		/* EPIPE: a dead stream has no use for the open record */
+		/* a dead stream has no use for the open record */
 		err = alg_tls_tx_flush(ctx);
-		if (err && err != -EPIPE)
+		if (err && (err != -EPIPE || alg_tls_tx_alive(sk)))
 			goto out_release;
 	} else {
 		err = alg_tls_rx_detach_check(ctx, u64_to_user_ptr(det.staged),
@@ -407,10 +407,10 @@ void alg_tls_unclaim(struct alg_tls_ctx *ctx)
 		return;
 	lock_sock(sk);
 	if (ctx->txd.on) {
-		/* EPIPE: nobody to deliver to; nor is a connection made since */
+		/* dead: nobody to deliver to; nor is a connection made since */
 		int err = alg_tls_tx_flush(ctx);
 
-		reset |= err && err != -EPIPE &&
+		reset |= err && (err != -EPIPE || alg_tls_tx_alive(sk)) &&
 			 sk->sk_disconnects == ctx->disconnects;
 		alg_tls_tx_drop(ctx);
 		alg_tls_stat_dec(ctx, CURRTX);

@@ -29,7 +29,7 @@
 #error "this kernel lacks sock->ops->splice_eof (6.1 stable has it since 2026)"
 #endif
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
 #include <net/rps.h>
 #endif
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)

@@ -128,6 +128,9 @@ int alg_tls_lock(struct alg_tls_ctx *ctx, struct alg_tls_dir *d)
 	sock_rps_record_flow(sk);
 	lock_sock(sk);
 	err = alg_tls_check(ctx, d);
+	/* opened before the error, so delivered before it */
+	if (d == &ctx->rxd && d->err && ctx->rx.rest_len)
+		err = 0;
 	if (err)
 		release_sock(sk);
 	return err;
@@ -232,7 +235,7 @@ void alg_tls_wake(struct alg_tls_ctx *ctx)
  */
 void alg_tls_reset(struct sock *sk)
 {
-	if (!sk->sk_socket)
+	if (!sk->sk_socket || sk->sk_state == TCP_CLOSE)
 		return;
 	sk->sk_disconnects++;
 	sk->sk_prot->disconnect(sk, 0);

@@ -85,7 +85,7 @@ static int rx_most(const struct sock *sk)
 	return max(sk->sk_rcvbuf >> 2, 1);
 }
 
-int alg_tls_rx_settle(struct alg_tls_ctx *ctx, bool asleep)
+int alg_tls_rx_settle(struct alg_tls_ctx *ctx)
 {
 	struct alg_tls_rx *rx = &ctx->rx;
 	struct sock *sk = ctx->sk;
@@ -104,11 +104,11 @@ int alg_tls_rx_settle(struct alg_tls_ctx *ctx, bool asleep)
 		need = (rec.len ?: ALG_TLS_HDR) - rx->staged_len;
 	if (!whole && !sock_flag(sk, SOCK_DONE) &&
 	    (need > most || tcp_epollin_ready(sk, INT_MAX))) {
-		err = alg_tls_rx_stage(ctx);
+		err = alg_tls_rx_stage(ctx, &rec);
 		need = (rec.len ?: ALG_TLS_HDR) - rx->staged_len;
 	}
 	need = min(need, most) + alg_tls_planted("lowat");
-	rx_set_lowat(ctx, asleep ? need : max(need, rx->lowat));
+	rx_set_lowat(ctx, ctx->rx_asleep ? need : max(need, rx->lowat));
 	return err;
 }
 
@@ -120,10 +120,13 @@ int alg_tls_rx_sleep(struct alg_tls_ctx *ctx, long *timeo)
 		return -EAGAIN;
 	if (signal_pending(current))
 		return sock_intr_errno(*timeo);
-	err = alg_tls_rx_settle(ctx, true);
-	if (err)
-		return err;
-	return alg_tls_wait(ctx, &ctx->rxd, timeo);
+	/* until the last one wakes, the mark is theirs and not the program's */
+	ctx->rx_asleep++;
+	err = alg_tls_rx_settle(ctx);
+	if (!err)
+		err = alg_tls_wait(ctx, &ctx->rxd, timeo);
+	ctx->rx_asleep--;
+	return err;
 }
 
 /* ------------------------------------------------------ what is next --- */
@@ -162,6 +165,8 @@ int alg_tls_rx_next(struct alg_tls_ctx *ctx, struct rx_call *c,
 	*eof = rx->eof;
 	if (rx->eof)
 		return 0;
+	if (ctx->rxd.err)
+		return ctx->rxd.err;
 	/* what is behind data that this call has got is for the next call */
 	if (rx->need_key)
 		return c->copied ? -EKEYEXPIRED :
@@ -268,7 +273,7 @@ int alg_tls_recvmsg(struct socket *sock, struct msghdr *msg, size_t len,
 
 	/* the lock may have been lost on the way, and everything with it */
 	if (ctx->rxd.on && !alg_tls_check(ctx, &ctx->rxd))
-		alg_tls_rx_settle(ctx, false);
+		alg_tls_rx_settle(ctx);
 	alg_tls_unlock(ctx);
 	return c.copied ?: err;
 }
@@ -324,7 +329,7 @@ void alg_tls_rx_attach(struct alg_tls_ctx *ctx)
 	rx->copied_seq = tcp_sk(ctx->sk)->copied_seq;
 	rx->lowat = ctx->sk->sk_rcvlowat;
 	rx->lowat_set = rx->lowat;
-	alg_tls_rx_settle(ctx, false);
+	alg_tls_rx_settle(ctx);
 }
 
 void alg_tls_rx_rekey(struct alg_tls_ctx *ctx)
@@ -335,7 +340,7 @@ void alg_tls_rx_rekey(struct alg_tls_ctx *ctx)
 	WRITE_ONCE(rx->need_key, false);
 	rx->hs_have = 0;
 	rx->hs_skip = 0;
-	alg_tls_rx_settle(ctx, false);
+	alg_tls_rx_settle(ctx);
 }
 
 int alg_tls_rx_detach_check(struct alg_tls_ctx *ctx, void __user *buf,

@@ -88,13 +88,13 @@ int alg_tls_rx_copy(struct alg_tls_ctx *ctx, struct alg_tls_buf *b,
 int alg_tls_rx_peek(struct alg_tls_ctx *ctx, unsigned int off, u8 *dst,
 		    unsigned int len);
 /* Take all that TCP holds, which must not be a whole record. */
-int alg_tls_rx_stage(struct alg_tls_ctx *ctx);
+int alg_tls_rx_stage(struct alg_tls_ctx *ctx, const struct rx_rec *rec);
 /*
  * TCP urgent data is not part of the stream, unless SO_OOBINLINE says so.  As
  * recv() does: step over an urgent byte in the queue, staging what precedes it,
  * which must not be a whole record.  1: done, look again; 0: there is none.
  */
-int alg_tls_rx_urgent(struct alg_tls_ctx *ctx);
+int alg_tls_rx_urgent(struct alg_tls_ctx *ctx, const struct rx_rec *rec);
 /* Take @len wire bytes for good, staged ones first. */
 void alg_tls_rx_consume(struct alg_tls_ctx *ctx, unsigned int len);
 
@@ -132,9 +132,9 @@ int alg_tls_rx_next(struct alg_tls_ctx *ctx, struct rx_call *c,
 		    struct rx_rec *rec, bool *eof);
 /*
  * Nothing whole is left to take: stage if the window is full, and set the
- * low-water mark; for the program's poll(), or for our own sleep (@asleep).
+ * low-water mark; for the program's poll(), or for readers who sleep here.
  */
-int alg_tls_rx_settle(struct alg_tls_ctx *ctx, bool asleep);
+int alg_tls_rx_settle(struct alg_tls_ctx *ctx);
 /* Settle and sleep once. */
 int alg_tls_rx_sleep(struct alg_tls_ctx *ctx, long *timeo);
 

@@ -219,7 +219,7 @@ static void rx_done(struct alg_tls_ctx *ctx, unsigned int len)
 	}
 }
 
-int alg_tls_rx_stage(struct alg_tls_ctx *ctx)
+int alg_tls_rx_stage(struct alg_tls_ctx *ctx, const struct rx_rec *rec)
 {
 	struct alg_tls_rx *rx = &ctx->rx;
 	struct sock *sk = ctx->sk;
@@ -238,13 +238,20 @@ int alg_tls_rx_stage(struct alg_tls_ctx *ctx)
 			      tcp_sk(sk)->copied_seq, n);
 	if (err)
 		return err;
+	/*
+	 * The pages may be the sender's own (sendfile, vmsplice on this
+	 * machine), and he may have written to them since: what was judged
+	 * is what is staged.
+	 */
+	if (rec->len)
+		memcpy(page_address(rx->stage.page[0]), rec->hdr, ALG_TLS_HDR);
 	rx_done(ctx, n);
 	rx->staged_len += n - alg_tls_planted("staged");
 	alg_tls_stat_add(ctx, RXSTAGED, n);
 	return 0;
 }
 
-int alg_tls_rx_urgent(struct alg_tls_ctx *ctx)
+int alg_tls_rx_urgent(struct alg_tls_ctx *ctx, const struct rx_rec *rec)
 {
 	struct sock *sk = ctx->sk;
 	struct tcp_sock *tp = tcp_sk(sk);
@@ -257,7 +264,7 @@ int alg_tls_rx_urgent(struct alg_tls_ctx *ctx)
 	/* still to come, or set on a FIN */
 	if (!alg_tls_rx_skb(sk, NULL, tp->urg_seq, &off))
 		return 0;
-	err = alg_tls_rx_stage(ctx);
+	err = alg_tls_rx_stage(ctx, rec);
 	if (err)
 		return err;
 	rx_done(ctx, 1);

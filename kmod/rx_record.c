@@ -72,11 +72,14 @@ int alg_tls_rx_look(struct alg_tls_ctx *ctx, struct rx_rec *rec)
 			err = rx_parse(&ctx->rxd, rec);
 			if (err)
 				return err;
+			/* staged is never a whole record: all later sums rest on it */
+			if (unlikely(rec->len <= ctx->rx.staged_len))
+				return -EPROTO;
 			if (have >= rec->len)
 				return 1;
 		}
 		/* is there more behind an urgent byte? */
-		err = alg_tls_rx_urgent(ctx);
+		err = alg_tls_rx_urgent(ctx, rec);
 	} while (unlikely(err > 0));
 	return err;
 }

@@ -138,7 +138,7 @@ ssize_t alg_tls_splice_read(struct socket *sock, loff_t *ppos,
 	err = rx_splice_loop(ctx, &c, pipe, len, timeo);
 
 	if (ctx->rxd.on && !alg_tls_check(ctx, &ctx->rxd))
-		alg_tls_rx_settle(ctx, false);
+		alg_tls_rx_settle(ctx);
 	alg_tls_unlock(ctx);
 	return c.copied ?: err;
 }

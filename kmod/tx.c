@@ -25,8 +25,7 @@ int alg_tls_tx_check(struct alg_tls_ctx *ctx)
 
 	if (err)
 		return err;
-	if (sk->sk_err || sk->sk_shutdown & SEND_SHUTDOWN ||
-	    (1 << sk->sk_state) & ~(TCPF_ESTABLISHED | TCPF_CLOSE_WAIT))
+	if (sk->sk_err || !alg_tls_tx_alive(sk))
 		return -EPIPE;
 	if (ctx->tx.need_key)
 		return alg_tls_count_err(ctx, -EKEYEXPIRED);
@@ -40,8 +39,12 @@ void alg_tls_tx_unlock(struct alg_tls_ctx *ctx, bool push)
 	struct sock *sk = ctx->sk;
 	struct file *file = NULL;
 
-	if (ctx->tx.broken)
+	if (ctx->tx.broken) {
+		/* else the next reader would take it for a stranger's doing */
+		if (ctx->rxd.on && !ctx->rxd.err)
+			alg_tls_fail(ctx, &ctx->rxd, -ECONNRESET);
 		alg_tls_reset(sk);
+	}
 	ctx->tx.broken = false;
 	if (push && ctx->tx.more) {
 		ctx->tx.more = false;

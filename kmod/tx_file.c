@@ -199,6 +199,9 @@ int alg_tls_sendfile(struct alg_tls_ctx *ctx,
 		return -EFAULT;
 	if (a.flags & ~(MSG_DONTWAIT | MSG_MORE | MSG_NOSIGNAL))
 		return -EOPNOTSUPP;
+	/* where the answer cannot be written it is too late once bytes are sent */
+	if (copy_to_user(uarg, &a, sizeof(a)))
+		return -EFAULT;
 	if (!alg_tls_sk(ctx))
 		return -ENOTCONN;
 	pos = a.offset;

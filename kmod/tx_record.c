@@ -200,6 +200,8 @@ static int alg_tls_hand_over(struct alg_tls_ctx *ctx, struct alg_tls_out *out,
 	/* nothing left us: neither did the nonce */
 	if (!done)
 		return ret ? ret : -EAGAIN;
+	/* a part of it is on the wire: its number is used */
+	alg_tls_seq_next(&ctx->txd);
 	return alg_tls_tx_dead(ctx);
 }
 
