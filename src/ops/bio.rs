@@ -252,7 +252,9 @@ unsafe fn behind_bio(ret: usize, s: *mut Ssl) {
     // SAFETY: as the caller vouches.
     let found = unsafe { Call::of(ret, s) }.and_then(|call| known_or_new(&call));
     if let Some((_, conn)) = found {
+        // Nor can such a read find what we hold.
         conn.mark(mark::HIDDEN);
+        conn.give_back_held();
         conn.refuse(Reason::SslBio);
     }
 }

@@ -175,6 +175,11 @@ impl Call {
         known(self)
     }
 
+    /// Did libssl itself make it?
+    pub fn from_libssl(&self) -> bool {
+        self.in_libssl
+    }
+
     /// Is this a call that libssl makes while it serves one of the program's?
     pub fn is_nested(&self) -> bool {
         thread::any_frame() && thread::top().is_some_and(|frame| frame.ssl == self.ptr() as usize)

@@ -19,7 +19,7 @@ use super::call::{AtFd, Call, real, written};
 /// May this read take data from the op socket, past OpenSSL?
 fn is_fast(live: &Live, conn: &Connection) -> bool {
     conn.rx.lane() == Lane::Kernel
-        && !conn.is(mark::SLOW_ONLY)
+        && !conn.is(mark::SLOW_ONLY | mark::HIDDEN)
         && !conn.rx.closed.load(Ordering::Acquire)
         && (planted::is(Plant::FastWhileWireBusy)
             || !conn.rx.wire_busy.load(Ordering::Acquire) && conn.rx.level())

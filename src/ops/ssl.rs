@@ -154,6 +154,10 @@ pub unsafe fn shutdown(ret: usize, s: *mut Ssl) -> c_int {
 pub unsafe fn get_error(ret: usize, s: *const Ssl, outcome: c_int) -> c_int {
     let call = call_of!(ret, s, SSL_ERROR_SYSCALL);
     let conn = call.conn().map(|(_, conn)| conn);
+    if let Some(conn) = conn.filter(|_| call.from_libssl()) {
+        // BIO_f_ssl asks about a call of its own, which went past us (R11).
+        conn.real_call();
+    }
     if outcome < 0 && conn.is_some_and(Connection::wants_room) {
         return SSL_ERROR_WANT_WRITE;
     }
