@@ -12,7 +12,7 @@ use crate::backend::sys;
 use crate::fdtable::{self, Entry};
 use crate::reason::Reason;
 
-fn is_tcp(fd: i32) -> bool {
+pub fn is_tcp(fd: i32) -> bool {
     let ask = |name| {
         let mut value = 0i32;
         // SAFETY: a plain number comes back.

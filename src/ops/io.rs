@@ -7,9 +7,11 @@
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::Ordering;
 
-use crate::conn::{self, ConnId, Connection, Dir, Lane, mark, slab};
+use crate::conn::discover::is_tcp;
+use crate::conn::{self, ConnId, Connection, Dir, Lane, flag, mark, slab};
 use crate::errno;
 use crate::fdtable::{self, Entry};
+use crate::reason::Reason;
 use crate::thread;
 
 /// Who owns `fd` in this direction?
@@ -55,13 +57,37 @@ pub fn recv(fd: i32, iov: &[libc::iovec], flags: i32, real: &dyn Fn() -> isize) 
     }
 }
 
+/// The connection whose records go to a socket that is not its own: the program gave
+/// its SSL another descriptor. While the kernel sends, OpenSSL's numbers are ones that
+/// the kernel has used, under the same key, so such a record must reach no network. A
+/// program's own BIO may do other I/O here, which does not look like a record.
+fn astray(fd: i32, iov: &[libc::iovec]) -> Option<&'static Connection> {
+    const ALERT: u8 = 21;
+    const DATA: u8 = 23;
+
+    let frame = thread::top().filter(|frame| frame.flags & flag::IN_BIO != 0)?;
+    let conn = slab::by_id(frame.conn).filter(|conn| conn.tx.lane() == Lane::Kernel)?;
+    let first = iov
+        .iter()
+        .find(|piece| piece.iov_len >= 2 && !piece.iov_base.is_null())?;
+    // SAFETY: libc would read these bytes of the caller's now.
+    let start = unsafe { first.iov_base.cast::<[u8; 2]>().read() };
+    (matches!(start, [ALERT..=DATA, 3]) && is_tcp(fd)).then_some(conn)
+}
+
 /// write, writev, send, sendto, sendmsg, …
 pub fn send(fd: i32, iov: &[libc::iovec], flags: i32, real: &dyn Fn() -> isize) -> isize {
-    match owner(fd, Dir::Tx) {
-        Some((id, conn)) => conn.libc_send(id, iov, flags, real),
-        None if fdtable::entry(fd) == Entry::Own => errno::fail(libc::EBADF),
-        None => real(),
+    if let Some((id, conn)) = owner(fd, Dir::Tx) {
+        return conn.libc_send(id, iov, flags, real);
     }
+    if fdtable::entry(fd) == Entry::Own {
+        return errno::fail(libc::EBADF);
+    }
+    if let Some(conn) = astray(fd, iov) {
+        conn.poison(Reason::TwoSockets);
+        return errno::fail(libc::EPIPE);
+    }
+    real()
 }
 
 /// sendfile, splice, vmsplice, tee: bytes that would pass by the translation.
@@ -110,7 +136,7 @@ pub fn setsockopt(
         let framed = thread::top().and_then(|frame| slab::by_id(frame.conn));
         if let Some(conn) = framed.or_else(|| conn::of_fd(fd).map(|(_, conn)| conn)) {
             conn.mark(mark::OPENSSL_KTLS);
-            conn.refuse(crate::reason::Reason::OpensslKtls);
+            conn.refuse(Reason::OpensslKtls);
         }
     }
     outcome
