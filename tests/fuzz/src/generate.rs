@@ -258,7 +258,7 @@ impl Gen {
         let (op, conn) = (self.op(), self.conn());
         match self.rng.weighted(&[26, 34, 22, 5, 4, 3, 7, 6, 5, 3, 7, 3]) {
             0 => self.sending(op, steps),
-            1 => self.from_peer(conn, steps),
+            1 => self.peer_sends(conn, steps),
             2 => self.receiving(op, steps),
             3 => steps.push(Step::Poll(op)),
             4 => self.tcp(conn, steps),
@@ -356,7 +356,7 @@ impl Gen {
         }
     }
 
-    fn from_peer(&mut self, conn: u8, steps: &mut Vec<Step>) {
+    fn peer_sends(&mut self, conn: u8, steps: &mut Vec<Step>) {
         for _ in 0..1 + self.rng.below(3) {
             let seal = self.seal(Damage::None);
             steps.push(Step::Peer(conn, seal));

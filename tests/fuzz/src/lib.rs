@@ -10,6 +10,10 @@
 //!   world.rs      the descriptors beside the model, and the peer
 //!   wire.rs       the peer's eyes: every record, every number, every nonce
 //!   run.rs        runs a sequence and compares, call by call
+//!   run_life.rs     attach, detach, re-key, close
+//!   run_tx.rs       sending
+//!   run_rx.rs       receiving
+//!   run_tcp.rs      the TCP socket and the peer
 //!   misuse.rs       calls that must fail
 //!   together.rs     steps with a second thread
 //!   campaign.rs   sequences until the time is up; shrinks what differs
@@ -40,6 +44,10 @@ pub mod model_tx;
 pub mod program;
 pub mod rng;
 pub mod run;
+pub mod run_life;
+pub mod run_rx;
+pub mod run_tcp;
+pub mod run_tx;
 pub mod shrink;
 pub mod tally;
 pub mod together;

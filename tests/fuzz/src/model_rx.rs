@@ -203,6 +203,15 @@ impl Model {
         Ok(())
     }
 
+    /// What was opened before an error came is delivered before it.
+    fn rx_may(&mut self, o: usize) -> Out<()> {
+        let result = self.rx_check(o);
+        match self.pair(o) {
+            Some((_, rx)) if rx.err.is_some() && !rx.rest.is_empty() => Ok(()),
+            _ => result,
+        }
+    }
+
     pub fn settle(&mut self, o: usize) {
         if self.rx_check(o).is_err() {
             return;
@@ -265,6 +274,9 @@ impl Model {
         let Some((conn, rx)) = self.pair(o) else {
             return Err(ENOTCONN);
         };
+        if let Some(e) = rx.err {
+            return Err(e);
+        }
         if rx.need_key {
             return Err(EKEYEXPIRED);
         }
@@ -339,7 +351,7 @@ impl Model {
         if call.flags & !KNOWN != 0 {
             return Err(EOPNOTSUPP);
         }
-        self.rx_check(o)?;
+        self.rx_may(o)?;
         let mut got = Got {
             data: Vec::new(),
             kind: None,
@@ -435,7 +447,7 @@ impl Model {
 
     /// splice() to an empty pipe of 16 pages.
     pub fn splice_out(&mut self, o: usize, len: usize) -> Out<Vec<u8>> {
-        self.rx_check(o)?;
+        self.rx_may(o)?;
         let len = len.min(16 * 4096);
         let mut got = Vec::new();
         let end = self.splice_loop(o, len, &mut got);

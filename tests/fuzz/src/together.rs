@@ -19,7 +19,8 @@ use crate::model::{Expect, Mixed, Out};
 use crate::model_rx::{Got, RecvCall};
 use crate::model_tx::SendCall;
 use crate::program::{Damage, Dir, Event, Meet, PeerDo};
-use crate::run::{out, receive, same};
+use crate::run::{out, same};
+use crate::run_rx::receive;
 use crate::world::{Check, PATIENCE, World, until};
 
 /// Far from the last sequence number.
@@ -248,7 +249,7 @@ impl World<'_> {
         } else {
             self.conns[c].ours.as_ref().map_or(-1, |t| t.as_raw_fd())
         });
-        let edge = self.marks % 2 == 0;
+        let edge = self.marks.is_multiple_of(2);
         let epoll = edge.then(|| net::Epoll::new(&fd, EPOLLIN | EPOLLET | EPOLLRDHUP));
         let mut first = match &epoll {
             Some(epoll) => epoll.wait(Duration::ZERO) & EPOLLIN,
