@@ -121,7 +121,7 @@ fn r_on_either_side() {
         identity().cert.display(),
         identity().key.display()
     );
-    for (options, _) in SUITES.iter().take(4) {
+    for (options, _) in [SUITES[0], SUITES[2]] {
         lab.differ(
             &MIXES,
             |server, client| {
