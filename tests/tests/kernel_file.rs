@@ -296,6 +296,34 @@ fn splice_in_from_a_pipe() {
     });
 }
 
+/// More pipe buffers than a record has room for pages, each of a few bytes.
+#[test]
+fn many_small_pipe_buffers_lose_nothing() {
+    in_vm(|| {
+        for (version, cipher) in SUITES {
+            let mut link = Link::new(version, cipher);
+            let mut fds = [-1; 2];
+            // SAFETY: the array has room for both.
+            assert_eq!(unsafe { pipe2(fds.as_mut_ptr(), O_CLOEXEC | O_DIRECT) }, 0);
+            let (out, into) = (sys::own(fds[0]), sys::own(fds[1]));
+            // SAFETY: no memory is passed.
+            assert!(unsafe { fcntl(into.as_raw_fd(), F_SETPIPE_SZ, 256 * 4096) } > 0);
+            let data = random(200);
+            for piece in data.chunks(3) {
+                // A packet, i.e. a buffer of its own.
+                assert_eq!(sys::write(&into, piece), Ok(piece.len()));
+            }
+            transfer(&mut link, &data, move |op| {
+                let mut sent = 0;
+                while sent < 200 {
+                    sent += sys::splice(&out, op, 200 - sent, 0).expect("splice");
+                }
+            });
+            link.check();
+        }
+    });
+}
+
 #[test]
 fn splice_with_more_and_control_in_between() {
     in_vm(|| {

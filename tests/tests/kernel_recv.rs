@@ -204,6 +204,36 @@ fn empty_records_are_skipped_and_are_not_eof() {
     });
 }
 
+/// Empty data never shows, an empty control record always does, in every order.
+#[test]
+fn empty_records_in_front_of_other_records() {
+    in_vm(|| {
+        for (version, cipher) in FORMS {
+            for order in 0..64 {
+                let mut link = Link::new(version, cipher);
+                let mut shown = Vec::new();
+                // Data or control, empty or not, three times.
+                for turn in 0..3 {
+                    let bits = order >> (2 * turn) & 3;
+                    let kind = [DATA, ALERT][bits & 1];
+                    let data: &[u8] = [&b""[..], b"hello world"][bits >> 1];
+                    link.peer.send(kind, data);
+                    if kind == ALERT || !data.is_empty() {
+                        shown.push((Some(kind), data.to_vec()));
+                    }
+                }
+                for expected in shown {
+                    assert_eq!(link.op.recv_record(100, 0), Ok(expected), "{order:#b}");
+                }
+                link.peer.data(b"");
+                let end = link.op.recv_record(100, MSG_DONTWAIT);
+                assert_eq!(end.err(), Some(Errno(EAGAIN)), "{order:#b}");
+                link.check_rx();
+            }
+        }
+    });
+}
+
 #[test]
 fn an_empty_control_record_returns_zero_with_its_type() {
     in_vm(|| {

@@ -260,3 +260,33 @@ fn urgent_data_of_our_own_side_is_estale() {
         assert_eq!(link.op.send(b"x", 0), fail(ESTALE));
     });
 }
+
+/// Urgent bytes in tiny segments until the receive buffer is full of them: TCP
+/// collapses its queue, marks overtake each other, and the end is an error.
+#[test]
+fn urgent_data_that_nobody_reads() {
+    in_vm(|| {
+        for lookers in [false, true] {
+            let link = Link::any();
+            sys::nonblocking(&link.peer.tcp, true);
+            let mut sent = 0;
+            while sent < 4_000 {
+                match sys::sendmsg(&link.peer.tcp, &[b"noise"], &[], MSG_OOB) {
+                    Ok(n) => assert_eq!(n, 5),
+                    Err(e) => {
+                        assert_eq!(e, Errno(EAGAIN));
+                        break;
+                    }
+                }
+                sent += 1;
+                if lookers {
+                    let got = link.op.take(100, MSG_DONTWAIT);
+                    assert!(got == fail(EAGAIN) || got == fail(EPROTO), "{got:?}");
+                }
+            }
+            assert_eq!(link.op.take(100, 0), fail(EPROTO));
+            link.op.detach(Dir::Rx).expect("detach");
+            link.op.detach(Dir::Tx).expect("detach");
+        }
+    });
+}
