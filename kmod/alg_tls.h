@@ -112,7 +112,7 @@ struct alg_tls_req {
 
 /*
  * One direction.  @on is the only field that means anything while it is false,
- * with the exception of @err/@gen.
+ * with the exception of @err.
  */
 struct alg_tls_dir {
 	bool on;
@@ -123,7 +123,6 @@ struct alg_tls_dir {
 	u8 nonce[ALG_TLS_NONCE];	/* salt || iv; TX TLS 1.2 AES: next explicit */
 	u8 seq[ALG_TLS_SEQ];		/* of the next record, big endian */
 	int err;			/* sticky, negative; until detach/re-key */
-	u32 gen;			/* +1 for each attach, detach, re-key */
 	u64 digest;			/* of the key (TX) */
 };
 

@@ -4,7 +4,7 @@
  * and return keys
  *
  * Why it exists: all that changes a direction as a whole is here, so that the
- * data paths see a direction that is on, off, or has a new generation, and
+ * data paths see a direction that is on, off, or has a new key, and
  * nothing in between.
  *
  * Memory: keys arrive in a buffer on our stack, which is cleansed before
@@ -129,7 +129,6 @@ static void alg_tls_claim(struct alg_tls_ctx *ctx, struct sock *sk)
 
 static void alg_tls_tx_install(struct alg_tls_ctx *ctx, struct alg_tls_dir *new)
 {
-	new->gen = ctx->txd.gen + 1;
 	ctx->txd = *new;
 	ctx->tx.need_key = false;
 	memzero_explicit(new, sizeof(*new));
@@ -137,7 +136,6 @@ static void alg_tls_tx_install(struct alg_tls_ctx *ctx, struct alg_tls_dir *new)
 
 static void alg_tls_rx_install(struct alg_tls_ctx *ctx, struct alg_tls_dir *new)
 {
-	new->gen = ctx->rxd.gen + 1;
 	ctx->rxd = *new;
 	memzero_explicit(new, sizeof(*new));
 }
@@ -145,11 +143,8 @@ static void alg_tls_rx_install(struct alg_tls_ctx *ctx, struct alg_tls_dir *new)
 /* Take a direction out; the caller frees *@old after the lock. */
 static void alg_tls_dir_take(struct alg_tls_dir *d, struct alg_tls_dir *old)
 {
-	u32 gen = d->gen + 1;
-
 	*old = *d;
 	memzero_explicit(d, sizeof(*d));
-	d->gen = gen;
 }
 
 static int alg_tls_attach(struct alg_tls_ctx *ctx, sockptr_t optval,

@@ -49,7 +49,7 @@ static void rx_set_lowat(struct alg_tls_ctx *ctx, int want)
 	if (sk->sk_rcvlowat == want)
 		return;
 	/* let it provide buffer space, where it would not clamp */
-	if (want > sk->sk_rcvbuf >> 1 &&
+	if (want > tcp_win_from_space(sk, sk->sk_rcvbuf) &&
 	    !(sk->sk_userlocks & SOCK_RCVBUF_LOCK) && sk->sk_socket)
 		sk->sk_socket->ops->set_rcvlowat(sk, want);
 	if (sk->sk_rcvlowat != want)

@@ -261,8 +261,9 @@ int alg_tls_rx_urgent(struct alg_tls_ctx *ctx, const struct rx_rec *rec)
 	if (likely(!tp->urg_data) || sock_flag(sk, SOCK_URGINLINE) ||
 	    alg_tls_planted("urgent"))
 		return 0;
-	/* still to come, or set on a FIN */
-	if (!alg_tls_rx_skb(sk, NULL, tp->urg_seq, &off))
+	/* passed in some other way; still to come, or set on a FIN */
+	if (before(tp->urg_seq, tp->copied_seq) ||
+	    !alg_tls_rx_skb(sk, NULL, tp->urg_seq, &off))
 		return 0;
 	err = alg_tls_rx_stage(ctx, rec);
 	if (err)

@@ -83,7 +83,8 @@ static int __net_init alg_tls_net_init(struct net *net)
 	tn->mib = alloc_percpu(struct alg_tls_mib);
 	if (!tn->mib)
 		return -ENOMEM;
-	if (!proc_create_net_single("alg_tls_stat", 0444, net->proc_net,
+	if (IS_ENABLED(CONFIG_PROC_FS) &&
+	    !proc_create_net_single("alg_tls_stat", 0444, net->proc_net,
 				    alg_tls_stat_show, NULL)) {
 		free_percpu(tn->mib);
 		return -ENOMEM;

@@ -24,7 +24,8 @@
  * Memory
  *	input	pages of the caller: pinned for the call (sendmsg), in the pipe
  *		(the sendfile ioctl), or referenced by the open record
- *		(sendpage).  They are read, never written.  CCM reads its source
+ *		(sendpage; later kernels splice by sendmsg, which copies).
+ *		They are read, never written.  CCM reads its source
  *		twice, so there the text is copied first; small texts are copied
  *		because that is cheaper than pinning.  Copies are cleansed.
  *	output	pieces of the page_frag that TCP uses as well; ours until step
