@@ -31,6 +31,7 @@ pub const RUN_PACKAGES: &[&str] = &[
     "curl",
     "wrk",
     "openssl",
+    "gnutls-bin",
     "python3",
     "strace",
     "procps",
