@@ -54,9 +54,11 @@ enum Verdict {
 use Verdict::{Later, Never};
 
 impl Connection {
-    /// Called when an outermost SSL call of this connection returns.
+    /// Called when an outermost SSL call of this connection returns. Between early data and
+    /// the handshake proper libssl is not in init either, and has not finished: its secrets
+    /// are still to come.
     pub fn try_offload(&self, live: &Live) {
-        if (self.rx.lane() == Lane::Watch || self.tx.lane() == Lane::Watch) && !live.in_init() {
+        if (self.rx.lane() == Lane::Watch || self.tx.lane() == Lane::Watch) && live.is_finished() {
             // One thread at a time; the other's next call asks again.
             if self.settling.try_take() {
                 errno::preserve(|| self.settle(live));
