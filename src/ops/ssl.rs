@@ -199,19 +199,26 @@ pub enum SetFd {
 /// As libssl's.
 pub unsafe fn set_fd(ret: usize, which: SetFd, s: *mut Ssl, fd: c_int) -> c_int {
     let call = call_of!(ret, s, 0);
-    if let Some((_, conn)) = call.conn() {
+    let conn = call.conn().map(|(_, conn)| conn);
+    let as_before = conn.is_some_and(|conn| {
         conn.unmark(mark::BIOS_KNOWN);
         for half in [&conn.rx, &conn.tx] {
             if half.lane() == Lane::Kernel && half.fd.load(Ordering::Acquire) != fd {
                 conn.mark(mark::SLOW_ONLY);
             }
         }
-    }
-    match which {
+        !conn.is(mark::SLOW_ONLY)
+    });
+    let outcome = match which {
         SetFd::Both => real!(call.table, SSL_set_fd, s, fd),
         SetFd::Read => real!(call.table, SSL_set_rfd, s, fd),
         SetFd::Write => real!(call.table, SSL_set_wfd, s, fd),
+    };
+    // libssl has set a new BIO by its own export (`with_bios`), upon the same socket.
+    if let Some(conn) = conn.filter(|_| as_before) {
+        conn.unmark(mark::SLOW_ONLY);
     }
+    outcome
 }
 
 /// Looks whether the object has other BIOs after `set` than before.
