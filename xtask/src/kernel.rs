@@ -2,8 +2,8 @@
 //! A kernel that the virtual machine can boot, and the module built for it.
 //!
 //! `prepare` turns a `Kernel` into files under `target/kernels/NAME/`: `root/` (its modules, and of
-//! Debian's kernels the headers), `vmlinux` (the ELF image: booting that by PVH saves the
-//! decompression under emulation) and `kmod/` (our module, built there so that several kernels and
+//! Debian's kernels the headers), `vmlinux` (what QEMU loads; if possible the ELF image, since booting
+//! that by PVH saves the decompression under emulation) and `kmod/` (our module, built there so that several kernels and
 //! several people never share objects). `kernel_debian.rs` fetches, `kernel_debug.rs` builds.
 
 use std::collections::{BTreeMap, HashSet};

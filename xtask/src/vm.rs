@@ -238,14 +238,6 @@ impl Machine {
         };
         Duration::from_secs(self.timeout * factor)
     }
-
-    /// KASAN's shadow, lockdep's tables and kmemleak's notes want memory too.
-    fn memory(&self) -> u32 {
-        match (self.memory, self.kernel) {
-            (DEFAULT_MEMORY, Kernel::Debug) => 2 * DEFAULT_MEMORY,
-            (asked, _) => asked,
-        }
-    }
 }
 
 impl Run<'_> {
@@ -279,7 +271,7 @@ impl Run<'_> {
             out: &self.out,
             console: &self.console(),
             cpus: self.machine.cpus,
-            memory: self.machine.memory(),
+            memory: self.machine.memory,
             parameters: self.machine.kernel.parameters(),
             icount: self.machine.icount,
             tty: self.tty,
