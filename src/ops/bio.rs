@@ -253,7 +253,7 @@ unsafe fn behind_bio(ret: usize, s: *mut Ssl) {
     let found = unsafe { Call::of(ret, s) }.and_then(|call| known_or_new(&call));
     if let Some((_, conn)) = found {
         // Nor can such a read find what we hold.
-        conn.mark(mark::HIDDEN);
+        conn.mark(mark::HIDDEN | mark::SSL_BIO);
         conn.give_back_held();
         conn.refuse(Reason::SslBio);
     }
@@ -274,7 +274,9 @@ fn answer(crypto: &'static crypto::Table, b: *mut Bio) -> bool {
         return false;
     };
     let outermost = conn.live().is_some_and(|live| live.wbio() == b);
-    let can = conn.tx.lane() == Lane::Kernel && !conn.is(mark::SLOW_ONLY);
+    // A BIO that buffers would keep what OpenSSL seals in place of a sendfile, and who
+    // uses SSL_sendfile has no reason to flush.
+    let can = conn.tx.lane() == Lane::Kernel && !conn.is(mark::SLOW_ONLY | mark::OWN_WBIO);
     if outermost && (can || conn.is(mark::PROMISED)) {
         conn.mark(mark::PROMISED);
         return true;
