@@ -253,6 +253,8 @@ struct result write_file(size_t n)
 				r.n += done;
 				continue;
 			}
+			/* As the write would fail that stands in where this is not granted. */
+			r.ret = use_ex ? 0 : -1;
 			if (!again(&r))
 				break;
 			if (!await(r.err, deadline)) {
