@@ -85,6 +85,8 @@ pub mod mark {
     pub const WRITE_SLOW_ONCE: u32 = 1 << 11;
     /// A real SSL_read found nothing more to read.
     pub const DRAINED: u32 = 1 << 12;
+    /// Data goes through a BIO of type SSL, which calls libssl's inner functions (R11).
+    pub const SSL_BIO: u32 = 1 << 13;
     /// A TLS 1.2 key reached its record limit.
     pub const LIMIT_SEEN: u32 = 1 << 15;
     /// ... and went on beyond it, as plain OpenSSL does.
@@ -471,8 +473,9 @@ impl Connection {
 
     /// Back to the state before a handshake, on the same SSL.
     fn start_over(&self) {
-        self.marks
-            .fetch_and(mark::PADDING | mark::PROMISED, Ordering::AcqRel);
+        // A first handshake begins with a SSL_clear of libssl's own.
+        let kept = mark::PADDING | mark::PROMISED | mark::HIDDEN | mark::SSL_BIO;
+        self.marks.fetch_and(kept, Ordering::AcqRel);
         self.forget_io();
         self.rx.reset();
         self.tx.reset();

@@ -162,6 +162,9 @@ impl Connection {
         if self.is(mark::OPENSSL_KTLS) {
             return Some(Reason::OpensslKtls);
         }
+        if self.is(mark::SSL_BIO) {
+            return Some(Reason::SslBio);
+        }
         if self.is(mark::HIDDEN) {
             return Some(Reason::OwnBioHidden);
         }

@@ -253,7 +253,8 @@ unsafe fn behind_bio(ret: usize, s: *mut Ssl) {
     let found = unsafe { Call::of(ret, s) }.and_then(|call| known_or_new(&call));
     if let Some((_, conn)) = found {
         // Nor can such a read find what we hold.
-        conn.mark(mark::HIDDEN | mark::SSL_BIO);
+        conn.mark(mark::HIDDEN);
+        conn.mark(mark::SSL_BIO);
         conn.give_back_held();
         conn.refuse(Reason::SslBio);
     }
