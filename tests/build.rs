@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Compiles the C program of the `endings_*` tests, as anyone's program would
+//! Compiles the C program of the `endings_*`, `unhooked_*` and `limits` tests, as anyone's program would
 //! be: dynamically linked, so that a preload can stand in its way.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
-    let sources = ["end.c", "endings.c"];
+    let sources = ["end.c", "endings.c", "paths.c", "life.c", "limits.c"];
     let dir = PathBuf::from("programs");
     println!("cargo:rerun-if-changed=programs/end.h");
     for source in sources {

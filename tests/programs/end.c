@@ -456,7 +456,7 @@ void await_end(int fd)
 
 static const struct scene *find(const char *name)
 {
-	const struct scene *const lists[] = { endings };
+	const struct scene *const lists[] = { endings, paths, life, limits };
 
 	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)
 		for (const struct scene *s = lists[i]; s->name; s++)
