@@ -40,6 +40,9 @@ struct Maker<'a> {
     parked: [bool; 2],
     lag: [bool; 2],
     odd: [bool; ODD],
+    /// There was early data: SSL_clear does not clear what OpenSSL remembers of it, and the next handshake
+    /// of that object fails.
+    early: bool,
 }
 
 /// Operations that a program either has or has not.
@@ -58,6 +61,7 @@ pub fn program(seed: u64, without: &Without) -> Program {
         parked: [false; 2],
         lag: [false; 2],
         odd: [false; ODD],
+        early: false,
     };
     for odd in &mut maker.odd {
         *odd = maker.rng.chance(40);
@@ -356,7 +360,7 @@ impl Maker<'_> {
                 let n = [0; 2].map(|_| 1 + self.rng.size(60_000) as u32);
                 self.steps.push(Step::Duplex(n));
             }
-            26 if self.may("again") => self.again(),
+            26 if self.may("again") && !self.early => self.again(),
             27 => {
                 let n = 1 + self.rng.size(16_382) as u32;
                 self.add(side, Op::Interrupted(n));
@@ -375,6 +379,7 @@ impl Maker<'_> {
             true => 1 + self.rng.size(8000) as u32,
             false => 0,
         };
+        self.early = early != 0;
         self.steps.push(Step::Again { shutdown, early });
         let (side, n) = (self.side(), self.rng.size(20_000) as u32);
         self.add(side, Op::Write(n));

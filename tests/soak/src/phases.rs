@@ -176,13 +176,17 @@ impl Runner<'_> {
         }
         let way = |side: usize| self.relay.ways[side].captured.len();
         let cut = [way(0), way(1)];
-        self.lane.cuts.push(cut);
         let shake = match self.program.setup.tls13 {
             true => format!("early n={early} loose=1"),
             false => "hs loose=1".to_owned(),
         };
         let shake = [shake];
         self.both([&shake, &shake])?;
+        // (That they fail alike the transcripts say.)
+        match self.state.iter().any(|s| s.broken) {
+            true => self.lane.failed = Some(cut),
+            false => self.lane.cuts.push(cut),
+        }
         for side in 0..2 {
             self.send(side, "state")?;
         }

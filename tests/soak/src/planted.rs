@@ -49,23 +49,28 @@ fn first_difference([plain, other]: &Transcripts) -> [String; 2] {
     [line(plain), line(other)]
 }
 
+fn start(shim: &Path, plant: Option<&str>, worker: usize) -> Result<Soak> {
+    let plant = plant.map(|name| ("KTLSSHIM_PLANT".to_owned(), name.to_owned()));
+    Soak::new(Options {
+        endpoint: vec![endpoint::PROGRAM.to_owned()],
+        shim: Some(PathBuf::from(shim)),
+        env: plant.into_iter().collect(),
+        without: Without::default(),
+        // An end that hangs is a difference too.
+        patience: Duration::from_secs(6),
+        shrink_for: Duration::ZERO,
+        worker,
+    })
+}
+
 /// Programs of the seeds from 1 on, two at a time.
 pub fn hunt(shim: &Path, plant: Option<&str>, bounds: Bounds) -> Result<Hunt> {
     let started = Instant::now();
     let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
     let found = Mutex::new(None);
     let work = |worker: usize| -> Result<u64> {
-        let plant = plant.map(|name| ("KTLSSHIM_PLANT".to_owned(), name.to_owned()));
-        let mut soak = Soak::new(Options {
-            endpoint: vec![endpoint::PROGRAM.to_owned()],
-            shim: Some(PathBuf::from(shim)),
-            env: plant.into_iter().collect(),
-            without: Without::default(),
-            // An end that hangs is a difference too.
-            patience: Duration::from_secs(6),
-            shrink_for: Duration::ZERO,
-            worker,
-        })?;
+        let mut soak = start(shim, plant, worker)?;
+        let mut sound = None;
         let mut programs = 0;
         while !done.load(Ordering::Relaxed) && started.elapsed() < bounds.time {
             let n = next.fetch_add(1, Ordering::Relaxed);
@@ -75,6 +80,19 @@ pub fn hunt(shim: &Path, plant: Option<&str>, bounds: Bounds) -> Result<Hunt> {
             let program = soak.make(1 + n);
             programs += 1;
             if let Some((what, transcripts)) = soak.differs(&program, BOTH) {
+                if plant.is_some() {
+                    if sound.is_none() {
+                        sound = Some(start(shim, None, worker + 2)?);
+                    }
+                    // What differs without the fault too shows nothing of it.
+                    if sound
+                        .as_mut()
+                        .is_some_and(|s| s.differs(&program, BOTH).is_some())
+                    {
+                        println!("(seed {} differs without the fault too)", 1 + n);
+                        continue;
+                    }
+                }
                 done.store(true, Ordering::Relaxed);
                 let new = Found {
                     seed: 1 + n,
