@@ -495,7 +495,7 @@ impl Connection {
     // A plain test first in all three: they run on the fast lane, where little
     // changes.
     pub fn mark(&self, bit: u32) {
-        if !self.is(bit) {
+        if self.marks.load(Ordering::Acquire) & bit != bit {
             self.marks.fetch_or(bit, Ordering::AcqRel);
         }
     }
@@ -509,8 +509,11 @@ impl Connection {
     /// This thread's I/O call ended without OpenSSL: with success, or SSL_sendfile's with
     /// an error that no later call mends.
     pub fn fast_end(&self) {
-        self.wants_by.store(0, Ordering::Relaxed);
         let me = crate::thread::identity();
+        // Another thread's wait for room goes on (R20).
+        if self.wants_by.load(Ordering::Relaxed) == me {
+            self.wants_by.store(0, Ordering::Relaxed);
+        }
         if self.fast_by.load(Ordering::Relaxed) != me {
             self.fast_by.store(me, Ordering::Relaxed);
         }

@@ -241,7 +241,9 @@ impl Connection {
         thread::with_top(|frame| {
             let stop = frame.conn == id && frame.flags & done == done && !begun;
             if stop {
+                // Once, as above.
                 frame.flags |= flag::ASKED;
+                frame.flags &= !flag::ONE;
             }
             stop
         })
@@ -294,9 +296,13 @@ impl Connection {
                 drop(side);
                 return self.plain_recv(id, iov, flags, real);
             }
-            let dry =
-                thread::with_top(|f| if f.conn == id { f.read_errno } else { 0 }).unwrap_or(0);
-            if dry != 0 {
+            // What the fast lane met, once: a BIO may wait in its callback and read again,
+            // and that read is the socket's to answer.
+            let dry = thread::with_top(|f| match f.conn == id {
+                true => core::mem::take(&mut f.read_errno),
+                false => 0,
+            });
+            if let Some(dry) = dry.filter(|&e| e != 0) {
                 return errno::fail(dry);
             }
             if self.enough(id) {

@@ -136,8 +136,11 @@ impl Connection {
             // number may be one that the kernel used. No peer looks at what follows (it
             // would be the answer to a KeyUpdate, or an alert), so OpenSSL may believe
             // it sent, as long as the socket takes anything.
-            if thread::top().is_some_and(|frame| frame.conn == id) {
-                let n = iov.iter().map(|piece| piece.iov_len).sum();
+            // (Without a frame they come from a BIO that buffers.)
+            if thread::top().is_some_and(|frame| frame.conn == id) || !self.tx.level() {
+                let n = iov
+                    .iter()
+                    .fold(0usize, |sum, piece| sum.saturating_add(piece.iov_len));
                 return match sys::can_send(self.tx.fd.load(Ordering::Acquire)) {
                     Ok(()) => {
                         Half::add(&self.tx.left, n);
@@ -184,6 +187,9 @@ impl Connection {
         for piece in iov {
             if piece.iov_len == 0 {
                 continue;
+            }
+            if piece.iov_base.is_null() {
+                return send_error(libc::EFAULT, flags);
             }
             // SAFETY: the caller of write/send handed this memory over for reading.
             let chunk =

@@ -15,6 +15,7 @@ use crate::reason::Reason;
 use crate::{errno, thread};
 
 use super::call::{Call, known_or_new, real};
+use super::ssl::show_held;
 
 use crate::conn::flag::{IN_BIO, USED_BIO};
 
@@ -250,12 +251,13 @@ pub unsafe fn ctrl(
 /// `s` is a live SSL.
 unsafe fn behind_bio(ret: usize, s: *mut Ssl) {
     // SAFETY: as the caller vouches.
-    let found = unsafe { Call::of(ret, s) }.and_then(|call| known_or_new(&call));
-    if let Some((_, conn)) = found {
+    let Some(call) = (unsafe { Call::of(ret, s) }) else {
+        return;
+    };
+    if let Some((_, conn)) = known_or_new(&call) {
         // Nor can such a read find what we hold.
-        conn.mark(mark::HIDDEN);
-        conn.mark(mark::SSL_BIO);
-        conn.give_back_held();
+        conn.mark(mark::HIDDEN | mark::SSL_BIO);
+        show_held(&call);
         conn.refuse(Reason::SslBio);
     }
 }

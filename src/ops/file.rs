@@ -38,8 +38,7 @@ pub unsafe fn sendfile(
         if conn.write_state.load(Ordering::Acquire) == transmit::IDLE {
             limit::mind(&call, conn);
         }
-        let idle = conn.write_state.load(Ordering::Acquire) == transmit::IDLE
-            && conn.file_left.load(Ordering::Acquire) == 0;
+        let idle = conn.write_state.load(Ordering::Acquire) == transmit::IDLE;
         if idle && transmit::is_fast(&call, conn, call.mode()) {
             return by_kernel(conn, fd, off, size);
         }
@@ -87,6 +86,11 @@ fn by_openssl(
     off: i64,
     size: usize,
 ) -> isize {
+    // What OpenSSL has not begun to send binds nobody: the next call may be about another
+    // file, or another place in it.
+    if conn.write_state.load(Ordering::Acquire) == transmit::IDLE {
+        conn.file_left.store(0, Ordering::Release);
+    }
     if conn.file_left.load(Ordering::Acquire) == 0 {
         let taken = conn
             .write

@@ -61,33 +61,39 @@ pub fn recv(fd: i32, iov: &[libc::iovec], flags: i32, real: &dyn Fn() -> isize) 
 /// its SSL another descriptor. While the kernel sends, OpenSSL's numbers are ones that
 /// the kernel has used, under the same key, so such a record must reach no network. A
 /// program's own BIO may do other I/O here, which does not look like a record.
-fn astray(fd: i32, iov: &[libc::iovec]) -> Option<&'static Connection> {
+/// `owner` is whose socket it is: a number that was closed may be another's by now.
+fn astray(fd: i32, iov: &[libc::iovec], owner: Option<ConnId>) -> Option<&'static Connection> {
     const ALERT: u8 = 21;
     const DATA: u8 = 23;
 
     let frame = thread::top().filter(|frame| frame.flags & flag::IN_BIO != 0)?;
+    if owner == Some(frame.conn) {
+        return None;
+    }
     let conn = slab::by_id(frame.conn).filter(|conn| conn.tx.lane() == Lane::Kernel)?;
     let first = iov
         .iter()
         .find(|piece| piece.iov_len >= 2 && !piece.iov_base.is_null())?;
     // SAFETY: libc would read these bytes of the caller's now.
     let start = unsafe { first.iov_base.cast::<[u8; 2]>().read() };
-    (matches!(start, [ALERT..=DATA, 3]) && is_tcp(fd)).then_some(conn)
+    let away = matches!(start, [ALERT..=DATA, 3])
+        && (owner.is_some() || is_tcp(fd))
+        && !conn.is_my_socket(fd, Dir::Tx);
+    away.then_some(conn)
 }
 
 /// write, writev, send, sendto, sendmsg, …
 pub fn send(fd: i32, iov: &[libc::iovec], flags: i32, real: &dyn Fn() -> isize) -> isize {
-    if let Some((id, conn)) = owner(fd, Dir::Tx) {
-        return conn.libc_send(id, iov, flags, real);
-    }
-    if fdtable::entry(fd) == Entry::Own {
-        return errno::fail(libc::EBADF);
-    }
-    if let Some(conn) = astray(fd, iov) {
+    let found = owner(fd, Dir::Tx);
+    if let Some(conn) = astray(fd, iov, found.map(|(id, _)| id)) {
         conn.poison(Reason::TwoSockets);
         return errno::fail(libc::EPIPE);
     }
-    real()
+    match found {
+        Some((id, conn)) => conn.libc_send(id, iov, flags, real),
+        None if fdtable::entry(fd) == Entry::Own => errno::fail(libc::EBADF),
+        None => real(),
+    }
 }
 
 /// sendfile, splice, vmsplice, tee: bytes that would pass by the translation.

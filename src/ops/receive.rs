@@ -55,17 +55,16 @@ fn fast(call: &Call, conn: &Connection, out: &mut [u8], peek: bool) -> Result<us
             conn.fast_end();
             Ok(got)
         }
+        // A BIO that remembers its last failure must not be told of one that the fast
+        // lane then makes good (R5): it gets all there is.
         Fast::Slow => Err(AtFd {
-            one: conn.rx.lane() == Lane::Kernel,
+            one: conn.rx.lane() == Lane::Kernel && !conn.is(mark::WARY_READ),
             ..AtFd::default()
         }),
-        Fast::Errno(e) => {
-            conn.read_failed();
-            Err(AtFd {
-                read: e,
-                ..AtFd::default()
-            })
-        }
+        Fast::Errno(e) => Err(AtFd {
+            read: e,
+            ..AtFd::default()
+        }),
     }
 }
 
@@ -113,10 +112,12 @@ unsafe fn receive(
         }
     };
     if outcome <= 0
-        && call.wants_read()
         && let Some((_, conn)) = call.conn()
     {
-        conn.mark(mark::DRAINED);
+        conn.read_failed();
+        if call.wants_read() {
+            conn.mark(mark::DRAINED);
+        }
     }
     // The call may have made the connection: ask again.
     let now = if watching {

@@ -11,7 +11,7 @@ pub use super::receive::{has_pending, peek, peek_ex, pending, read, read_ex};
 pub use super::transmit::{write, write_ex, write_ex2};
 
 use crate::backend::{Backend, alg};
-use crate::conn::{Connection, Lane, end, mark};
+use crate::conn::{Connection, Half, Lane, end, mark};
 use crate::openssl::{
     Bio, KeylogCb, LibCtx, Method, PaddingCb, SSL_CTRL_SET_MAX_SEND_FRAGMENT, SSL_ERROR_SYSCALL,
     SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_NOTHING, SSL_SENT_SHUTDOWN, SSL_WRITING, Ssl,
@@ -71,7 +71,7 @@ macro_rules! framed {
 /// we serve from memory would never send what waits. It gets the bytes back, and
 /// one real peek makes them pending as they would be without us. What OpenSSL waited
 /// for is not changed by that: the program did not peek.
-fn show_held(call: &Call) {
+pub(super) fn show_held(call: &Call) {
     let Some((_, conn)) = call.conn().filter(|_| !call.is_nested()) else {
         return;
     };
@@ -202,7 +202,12 @@ pub unsafe fn set_fd(ret: usize, which: SetFd, s: *mut Ssl, fd: c_int) -> c_int 
     let conn = call.conn().map(|(_, conn)| conn);
     let as_before = conn.is_some_and(|conn| {
         conn.unmark(mark::BIOS_KNOWN);
-        for half in [&conn.rx, &conn.tx] {
+        let halves: &[&Half] = match which {
+            SetFd::Both => &[&conn.rx, &conn.tx],
+            SetFd::Read => &[&conn.rx],
+            SetFd::Write => &[&conn.tx],
+        };
+        for half in halves {
             if half.lane() == Lane::Kernel && half.fd.load(Ordering::Acquire) != fd {
                 conn.mark(mark::SLOW_ONLY);
             }
@@ -215,7 +220,8 @@ pub unsafe fn set_fd(ret: usize, which: SetFd, s: *mut Ssl, fd: c_int) -> c_int 
         SetFd::Write => real!(call.table, SSL_set_wfd, s, fd),
     };
     // libssl has set a new BIO by its own export (`with_bios`), upon the same socket.
-    if let Some(conn) = conn.filter(|_| as_before) {
+    let alive = |conn: &&Connection| as_before && !conn.dead.load(Ordering::Acquire);
+    if let Some(conn) = conn.filter(alive) {
         conn.unmark(mark::SLOW_ONLY);
     }
     outcome

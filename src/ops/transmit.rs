@@ -179,10 +179,14 @@ impl Write<'_> {
             return None;
         }
         Some(match self.send(done, mode) {
-            Ok(done) => self.real(at, 1, 0).map(|_| {
-                self.park(IDLE, 0);
-                done
-            }),
+            Ok(done) => {
+                // All is sent, whatever becomes of the placeholder.
+                self.park(PLACEHOLDER, done);
+                self.real(at, 1, 0).map(|_| {
+                    self.park(IDLE, 0);
+                    done
+                })
+            }
             Err((done, e)) => {
                 let outcome = self.real(at, 1, e).err().unwrap_or(-1);
                 self.park(PLACEHOLDER, done);
@@ -257,9 +261,14 @@ impl Write<'_> {
                     return outcome;
                 }
                 // The program must repeat at least what it asked for; with less,
-                // length 0 lets OpenSSL say so in its own words.
-                self.real(done, usize::from(self.n > done), 0)?;
+                // length 0 lets OpenSSL say so in its own words. (It may all be sent.)
+                let at = self.conn.held_at.load(Ordering::Acquire);
+                let enough = self.n > at && self.n >= done;
+                self.real(at, usize::from(enough), 0)?;
                 self.park(IDLE, 0);
+                if done >= self.n {
+                    return Ok(done);
+                }
             }
             FAST => {
                 // How much of that write is on the wire, nobody knows; OpenSSL says
