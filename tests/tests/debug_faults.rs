@@ -9,8 +9,15 @@ use ktlsshim_tests::faults::{Faults, KINDS, Kind, nth};
 use ktlsshim_tests::peer::DATA;
 use ktlsshim_tests::{Dir, Errno, FORMS, Keys, Link, Op, Parent, in_vm, net, pattern};
 
-/// What a call may answer to a fault inside the kernel; any other error is one of ours.
-const CLEAN: [i32; 4] = [libc::ENOMEM, libc::EFAULT, libc::ENOBUFS, libc::EAGAIN];
+/// What a call may answer to a fault inside the kernel; any other error is one of ours. ENFILE is what
+/// accept(2) says when it has no memory for a socket.
+const CLEAN: [i32; 5] = [
+    libc::ENOMEM,
+    libc::EFAULT,
+    libc::ENOBUFS,
+    libc::EAGAIN,
+    libc::ENFILE,
+];
 
 /// A call can fail at this many places at most; a walk that goes on for ever has gone wrong.
 const PLACES: u32 = 400;
@@ -49,8 +56,8 @@ fn send_all(
     });
 }
 
-fn each_share(test: impl Fn(Link, &Faults)) {
-    for kind in KINDS {
+fn each_share(kinds: &[Kind], test: impl Fn(Link, &Faults)) {
+    for &kind in kinds {
         for percent in [1, 10, 30] {
             for (version, cipher) in FORMS {
                 let link = Link::new(version, cipher);
@@ -65,16 +72,18 @@ fn each_share(test: impl Fn(Link, &Faults)) {
 #[test]
 fn send_under_faults() {
     in_vm(|| {
-        let data = pattern(300_000);
+        let data = pattern(600_000);
         let seen = std::cell::Cell::new(0);
-        each_share(|mut link, faults| {
+        each_share(&KINDS, |mut link, faults| {
+            // Short calls are copied, long ones are pinned.
             send_all(&mut link, &data, |op, at| {
-                let end = data.len().min(at + 20_001);
+                let step = [700, 20_001, 3_000][at % 3];
+                let end = data.len().min(at + step);
                 op.send(&data[at..end], 0)
             });
             seen.set(seen.get() + faults.hits());
         });
-        assert!(seen.get() > 100, "{} faults", seen.get());
+        assert!(seen.get() > 50, "{} faults", seen.get());
     });
 }
 
@@ -92,14 +101,16 @@ fn sendfile_under_faults() {
         file.write_all(&data).expect("write");
         file.seek(SeekFrom::Start(0)).expect("seek");
         let seen = std::cell::Cell::new(0);
-        each_share(|mut link, faults| {
+        // Not Usercopy: the call writes its answer once before it sends, to see that it will be able to.
+        // A fault that is injected at the second time tells nothing about memory.
+        each_share(&[Kind::Slab, Kind::Page], |mut link, faults| {
             send_all(&mut link, &data, |op, at| {
                 let (_, n) = op.sendfile(&file, at as u64, 70_000, 0)?;
                 Ok(n as usize)
             });
             seen.set(seen.get() + faults.hits());
         });
-        assert!(seen.get() > 100, "{} faults", seen.get());
+        assert!(seen.get() > 20, "{} faults", seen.get());
     });
 }
 
@@ -108,7 +119,7 @@ fn receive_under_faults() {
     in_vm(|| {
         let data = pattern(300_000);
         let seen = std::cell::Cell::new(0);
-        each_share(|link, faults| {
+        each_share(&KINDS, |link, faults| {
             let Link { op, mut peer, .. } = link;
             std::thread::scope(|scope| {
                 scope.spawn(|| peer.data(&data));
