@@ -6,7 +6,14 @@ use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
-    let sources = ["end.c", "endings.c", "paths.c", "life.c", "limits.c"];
+    let sources = [
+        "end.c",
+        "endings.c",
+        "paths.c",
+        "waits.c",
+        "life.c",
+        "limits.c",
+    ];
     let dir = PathBuf::from("programs");
     println!("cargo:rerun-if-changed=programs/end.h");
     for source in sources {

@@ -411,6 +411,58 @@ size_t take_nb(struct end *e, size_t n, size_t piece)
 	return done;
 }
 
+size_t fill_up(struct end *e, const unsigned char **at, size_t n, int still)
+{
+	size_t all = 0;
+
+	*at = room_out(e, n);
+	for (;;) {
+		struct pollfd p = { .fd = e->fd, .events = POLLOUT };
+		int done;
+
+		errno = 0;
+		done = SSL_write(e->ssl, *at, (int)n);
+		if (done > 0) {
+			e->wrote += done;
+			all += done;
+			*at = room_out(e, n);
+		} else if (!still || poll(&p, 1, 300) == 0) {
+			did(e, "full", done);
+			return all;
+		}
+	}
+}
+
+void both_roles(struct end *e, void (*write)(struct end *), void (*read)(struct end *))
+{
+	for (int reader = 1; reader >= 0; reader--) {
+		say("-- %s\n", e->server == reader ? "reads" : "writes");
+		if (e->server == reader)
+			read(e);
+		else
+			write(e);
+		meet(e);
+	}
+}
+
+long peek(struct end *e, int n)
+{
+	long got;
+
+	errno = 0;
+	got = SSL_peek(e->ssl, room_in(), n);
+	if (got > 0 && !fits(e, room_in(), got))
+		say("WRONG BYTES\n");
+	return did(e, "peek", got);
+}
+
+void small_sndbuf(struct end *e)
+{
+	int n = 20000;
+
+	setsockopt(e->fd, SOL_SOCKET, SO_SNDBUF, &n, sizeof(n));
+}
+
 void set_nonblock(int fd, int on)
 {
 	int flags = fcntl(fd, F_GETFL);
@@ -456,7 +508,7 @@ void await_end(int fd)
 
 static const struct scene *find(const char *name)
 {
-	const struct scene *const lists[] = { endings, paths, life, limits };
+	const struct scene *const lists[] = { endings, paths, waits, life, limits };
 
 	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)
 		for (const struct scene *s = lists[i]; s->name; s++)

@@ -61,7 +61,7 @@ struct scene {
 	void (*play)(struct end *e);
 };
 
-extern const struct scene endings[], paths[], life[], limits[];
+extern const struct scene endings[], paths[], waits[], life[], limits[];
 
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -107,6 +107,17 @@ size_t take_all(struct end *e, size_t n);
 size_t put_nb(struct end *e, size_t n, size_t piece);
 size_t take_nb(struct end *e, size_t n, size_t piece);
 
+/*
+ * Writes until the socket is full, and stays full for a while if it does not
+ * block (`still`): a window that opens late would make chance of what comes next.
+ * The last call waits to be repeated.
+ */
+size_t fill_up(struct end *e, const unsigned char **at, size_t n, int still);
+long peek(struct end *e, int n);
+/* First the server reads what the client writes, then the other way round. */
+void both_roles(struct end *e, void (*write)(struct end *), void (*read)(struct end *));
+
+void small_sndbuf(struct end *e);
 void set_nonblock(int fd, int on);
 void set_linger0(int fd);
 int await(int fd, short events);

@@ -352,9 +352,9 @@ static void two_threads(struct end *e, size_t n, int locked)
 static void threads_with_lock(struct end *e)
 {
 	start(e);
-	two_threads(e, 300000, 1);
+	two_threads(e, 150000, 1);
 	warm(e);
-	two_threads(e, 500000, 1);
+	two_threads(e, 200000, 1);
 	close_in_order(e);
 }
 
@@ -365,9 +365,9 @@ static void threads_without_lock(struct end *e)
 	/* A ticket that is read while another thread writes is OpenSSL's own race. */
 	if (e->version == 13)
 		talk(e, 10);
-	two_threads(e, 1000000, 0);
+	two_threads(e, 400000, 0);
 	warm(e);
-	two_threads(e, 1000000, 0);
+	two_threads(e, 400000, 0);
 	close_in_order(e);
 }
 

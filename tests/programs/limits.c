@@ -112,10 +112,10 @@ static void full_socket(struct end *e)
 	set_nonblock(e->fd, 1);
 	for (int turn = 0; turn < 2; turn++) {
 		if (turn == e->server) {
-			put_nb(e, 900000, 90000);
+			put_nb(e, 450000, 90000);
 		} else {
 			usleep(30000);
-			take_nb(e, 900000, 7000);
+			take_nb(e, 450000, 7000);
 		}
 	}
 	set_nonblock(e->fd, 0);
@@ -157,7 +157,7 @@ static void files(struct end *e)
 	/* In TLS 1.3 a client's first record is OpenSSL's. */
 	talk(e, 100);
 	for (int turn = 0; turn < 2; turn++) {
-		for (int i = 0; i < 20; i++) {
+		for (int i = 0; i < 10; i++) {
 			if (turn == e->server)
 				send_file(e, 100000);
 			else

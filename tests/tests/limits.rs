@@ -89,10 +89,10 @@ fn tls13_counts_per_key() {
 
 #[test]
 fn tls13_with_a_full_socket() {
-    stage("log").check("full_socket", NEW, &["client: read 900000"], |found| {
+    stage("log").check("full_socket", NEW, &["client: read 450000"], |found| {
         found.offloaded(20);
         for line in found.each(1) {
-            assert!(line.tx.rekeys >= 2, "{}", found.text());
+            assert!(line.tx.rekeys >= 1, "{}", found.text());
         }
     });
 }
@@ -103,9 +103,9 @@ fn sendfile_is_counted() {
         found.offloaded(2);
         for line in found.each(1) {
             // A record after each KeyUpdate is OpenSSL's.
-            assert!(line.tx.sendfile_bytes > 1_700_000, "{}", found.text());
+            assert!(line.tx.sendfile_bytes > 850_000, "{}", found.text());
             // Seven records each; one call is not cut in two.
-            assert!(line.tx.rekeys >= 4, "{}", found.text());
+            assert!(line.tx.rekeys >= 3, "{}", found.text());
         }
     });
 }
@@ -188,7 +188,7 @@ fn tls12_asks_for_a_renegotiation() {
 
 #[test]
 fn tls12_renegotiates_with_a_full_socket() {
-    stage("renegotiate").check("full_socket", OLD, &["client: read 900000"], |found| {
+    stage("renegotiate").check("full_socket", OLD, &["client: read 450000"], |found| {
         found.offloaded(10);
     });
 }

@@ -106,7 +106,7 @@ fn ssl_dup() {
 fn a_thread_per_direction_with_a_lock() {
     play(
         "threads_with_lock",
-        &["client: read 500000", "server: wrote 500000"],
+        &["client: read 200000", "server: wrote 200000"],
     );
 }
 
@@ -115,8 +115,8 @@ fn a_thread_per_direction_without_a_lock() {
     play_with(
         &ALL,
         "threads_without_lock",
-        &["client: read 1000000", "server: wrote 1000000"],
-        |found| found.offloaded(60),
+        &["client: read 400000", "server: wrote 400000"],
+        |found| found.offloaded(40),
     );
 }
 

@@ -60,10 +60,7 @@ fn read_ahead_from_the_start() {
 fn read_ahead_in_mid_life() {
     play(
         "ahead_in_mid_life",
-        &[
-            "client: read 72770",
-            "server: pending 2000 has_pending 1",
-        ],
+        &["client: read 72770", "server: pending 2000 has_pending 1"],
     );
 }
 
