@@ -449,10 +449,10 @@ impl Maker<'_> {
 
     fn finish(&mut self) {
         let side = self.side();
-        match self.rng.weighted(&[40, 12, 10, 10, 10, 8, 10]) {
+        match self.rng.weighted(&[40, 10, 9, 9, 10, 16, 6]) {
             0 => {
                 // Both ways, sometimes with unread data, then clear text.
-                if self.rng.chance(70) {
+                if self.rng.chance(80) {
                     self.add(side.other(), Op::ReadAll { piece: 16384 });
                     self.add(side, Op::ReadAll { piece: 16384 });
                 }
@@ -468,7 +468,7 @@ impl Maker<'_> {
                 self.add(side.other(), Op::Shutdown);
                 self.add(side, Op::Shutdown);
                 self.add(side, Op::ReadOnce(100));
-                if self.rng.chance(60) && self.may("clear") {
+                if self.rng.chance(85) && self.may("clear") {
                     let n = 1 + self.rng.size(5000) as u32;
                     self.add(side, Op::ClearSend(n));
                     self.add(side.other(), Op::ClearSend(n / 2 + 1));
