@@ -227,6 +227,7 @@ impl Test {
         }
         let mut machine = self.machine.clone();
         machine.quiet = true;
+        machine.timeout = machine.timeout.max(60 * expected.len() as u64);
         let planted = planted.display();
         machine.env.push(format!("KTLSSHIM_PLANTED={planted}"));
         machine.env.push(format!(
