@@ -19,6 +19,7 @@ fn random_calls_do_what_the_model_says() {
             shrink_for: Duration::from_secs(20),
             stray: 24 << 10,
             progress: false,
+            faults: 0,
         };
         let (tally, found) = campaign(&options).expect("the fuzzer runs");
         for difference in &found {

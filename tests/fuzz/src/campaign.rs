@@ -10,6 +10,7 @@ use ktlsshim_tests::net;
 
 use crate::generate;
 use crate::health::{KernelLog, stray_kib};
+use crate::hurt::Hurt;
 use crate::program::Program;
 use crate::run::{Difference, run};
 use crate::shrink::{kind, shrink};
@@ -28,6 +29,8 @@ pub struct Options {
     /// KiB that may be missing at the end
     pub stray: i64,
     pub progress: bool,
+    /// Percent of allocations and copies that fail
+    pub faults: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -45,8 +48,9 @@ pub fn settle_in() {
     let _ = std::fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 1048576 6291456");
 }
 
-pub fn replay(program: &Program) -> Result<(Option<Difference>, Tally)> {
-    let source = Source::new("replay")?;
+pub fn replay(program: &Program, faults: u32) -> Result<(Option<Difference>, Tally)> {
+    let mut source = Source::new("replay")?;
+    source.hurt = (faults > 0).then(|| Hurt::new(faults));
     let mut tally = Tally::default();
     let mut log = KernelLog::open();
     let mut difference = run(program, &source, &mut tally);
@@ -96,7 +100,8 @@ fn work(
     started: Instant,
 ) -> Result<(Tally, Vec<Found>)> {
     settle_in();
-    let source = Source::new(&id.to_string())?;
+    let mut source = Source::new(&id.to_string())?;
+    source.hurt = (options.faults > 0).then(|| Hurt::new(options.faults));
     let mut tally = Tally::default();
     let mut found = Vec::new();
     let mut log = KernelLog::open();
@@ -149,6 +154,7 @@ fn work(
             );
         }
     }
+    tally.hits = source.hurt.as_ref().map_or(0, Hurt::hits);
     Ok((tally, found))
 }
 

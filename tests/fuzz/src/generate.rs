@@ -207,7 +207,7 @@ impl Gen {
     }
 
     fn event(&mut self) -> Event {
-        match self.rng.below(16) {
+        match self.rng.below(18) {
             0..=4 => Event::Record(1 + self.rng.size(9000) as u32),
             5..=9 => Event::Pieces(1 + self.rng.size(9000) as u32),
             10 => Event::Control,
@@ -256,7 +256,7 @@ impl Gen {
 
     fn step(&mut self, steps: &mut Vec<Step>) {
         let (op, conn) = (self.op(), self.conn());
-        match self.rng.weighted(&[26, 34, 22, 5, 4, 3, 7, 6, 5, 3, 7, 3]) {
+        match self.rng.weighted(&[26, 34, 22, 5, 4, 3, 7, 6, 5, 6, 7, 3]) {
             0 => self.sending(op, steps),
             1 => self.peer_sends(conn, steps),
             2 => self.receiving(op, steps),

@@ -15,6 +15,7 @@
 //!   run_rx.rs       receiving
 //!   run_tcp.rs      the TCP socket and the peer
 //!   misuse.rs       calls that must fail
+//!   hurt.rs         faults inside a call
 //!   together.rs     steps with a second thread
 //!   campaign.rs   sequences until the time is up; shrinks what differs
 //!   health.rs     what no single call shows: kernel log, pages that are gone
@@ -37,6 +38,7 @@
 pub mod campaign;
 pub mod generate;
 pub mod health;
+pub mod hurt;
 pub mod misuse;
 pub mod model;
 pub mod model_rx;

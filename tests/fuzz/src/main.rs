@@ -40,6 +40,9 @@ struct Cli {
     /// KiB of memory that may be missing
     #[arg(long, default_value_t = 24 << 10)]
     stray: i64,
+    /// Percent of the module's allocations and user copies that fail (debug kernel)
+    #[arg(long, default_value_t = 0)]
+    faults: u32,
 }
 
 fn main() -> Result<()> {
@@ -58,7 +61,7 @@ fn main() -> Result<()> {
         campaign::settle_in();
         let mut differs = false;
         for _ in 0..cli.times {
-            let (difference, _) = campaign::replay(&program)?;
+            let (difference, _) = campaign::replay(&program, cli.faults)?;
             differs |= difference.is_some();
             match difference {
                 Some(d) => println!("step {}: {}", d.step, d.what),
@@ -73,11 +76,13 @@ fn main() -> Result<()> {
         seed,
         until: started + Duration::from_secs_f64(cli.minutes * 60.0),
         sequences: cli.sequences,
-        workers: cli.workers,
+        // The faults' settings are the machine's.
+        workers: if cli.faults > 0 { 1 } else { cli.workers },
         differences: cli.differences,
         shrink_for: Duration::from_secs(cli.shrink),
         stray: cli.stray,
         progress: true,
+        faults: cli.faults,
     };
     let (tally, found) = campaign::campaign(&options)?;
     found.iter().for_each(|f| println!("{}", f.text()));

@@ -34,6 +34,8 @@ pub struct RecvCall {
     pub good: usize,
     pub flags: i32,
     pub control: usize,
+    /// Memory ends after so many records were opened
+    pub opens: usize,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -377,6 +379,7 @@ impl Model {
         let waitall = call.flags & MSG_WAITALL != 0;
         let good = call.good.min(hint.unwrap_or(usize::MAX));
         let mut done = false;
+        let mut opened = 0;
         loop {
             let room = call.len - got.data.len();
             let left = good.saturating_sub(got.data.len());
@@ -421,6 +424,10 @@ impl Model {
             if copied && next.most > room && !waitall {
                 return Ok(());
             }
+            if opened == call.opens {
+                return Err(ENOMEM);
+            }
+            opened += 1;
             let (kind, data) = self.rx_open(o, next.len)?;
             if kind != DATA && !control {
                 self.op(o).rx.as_mut().expect("on").parked = Some(kind);

@@ -207,7 +207,8 @@ impl Model {
         let most = if n == 0 {
             0
         } else {
-            least + 4 + n as u64 / 4096
+            // A fault (`may_block`) ends a record where it comes.
+            least + 4 + n as u64 / if call.may_block { 1 } else { 4096 }
         };
         if records < least || records > most {
             return Err(format!(

@@ -95,6 +95,9 @@ impl World<'_> {
     pub fn step(&mut self, step: &Step) -> Check {
         let o = |op: &u8| usize::from(*op);
         self.tally.call(step);
+        if self.hurts() && matches!(step, Step::Misuse { .. } | Step::Together(..)) {
+            return Ok(());
+        }
         match step {
             Step::Accept(op) => self.accept(o(op)),
             Step::CloseOp(op) => self.close_op(o(op)),
@@ -188,6 +191,7 @@ impl World<'_> {
                     good: *len as usize,
                     flags: *flags,
                     control: usize::from(*control),
+                    opens: usize::MAX,
                 };
                 self.recv(o, op, call, *parts)
             }
@@ -213,6 +217,9 @@ impl World<'_> {
     }
 
     pub fn poll(&mut self, o: usize, op: &Op) -> Check {
+        if self.hurts() {
+            return Ok(());
+        }
         let c = self.conn_of(o);
         let tight = c.is_some_and(|c| self.tight(c));
         let room = !tight || self.blocks(o).1 == 0;

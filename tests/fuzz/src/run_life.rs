@@ -136,7 +136,9 @@ impl World<'_> {
         let before = self.model.ops[o]
             .as_ref()
             .and_then(|op| op.rx.as_ref().map(|rx| rx.keys.clone()));
-        let saw = op.detach_into(dir.into(), &mut buf);
+        let saw = self
+            .hurt(false, || out(op.detach_into(dir.into(), &mut buf)))
+            .map_err(Errno);
         let got = saw.as_ref().map_or(0, |d| d.staged.len());
         let Some(c) = self.conn_of(o) else {
             let must = self.model.detach(o, dir, room, got);

@@ -31,11 +31,14 @@ impl World<'_> {
         if sleeps && !self.setup.short {
             call.flags |= MSG_DONTWAIT;
         }
-        let saw = receive(op, &call, parts);
+        let saw = self.hurt(false, || receive(op, &call, parts));
         if self.loose() {
             return self.recv_loose(o, op, &call, saw);
         }
-        let must = self.model.recv(o, &call, None);
+        let must = match &saw {
+            Ok(got) if self.hurts() => self.recv_hurt(o, op, &call, got),
+            _ => self.model.recv(o, &call, None),
+        };
         same(&format!("recvmsg {call:?}"), &saw, &must)?;
         self.counted(&saw);
         self.lowat_holds(o)
@@ -97,9 +100,7 @@ impl World<'_> {
                 break;
             }
             if start.elapsed() > crate::world::PATIENCE {
-                return Err(
-                    "a record was sent whole, but the TCP socket never became readable".into(),
-                );
+                return Err(self.stuck(c));
             }
             self.push(c, 0)?;
         }
@@ -108,6 +109,7 @@ impl World<'_> {
             good: 20_000,
             flags: MSG_DONTWAIT,
             control: 64,
+            opens: usize::MAX,
         };
         let saw = receive(op, &call, 1);
         if saw == Err(EAGAIN) {
@@ -120,6 +122,24 @@ impl World<'_> {
         self.recv_loose(o, op, &call, saw)
     }
 
+    fn stuck(&self, c: usize) -> String {
+        let conn = &self.conns[c];
+        let mut text =
+            "a record was sent whole, but the TCP socket never became readable".to_owned();
+        if let (Some(ours), Some(theirs)) = (&conn.ours, &conn.theirs) {
+            let mark = sys::get_int(ours, SOL_SOCKET, SO_RCVLOWAT).unwrap_or(-1);
+            let unsent = sys::unsent(theirs);
+            let queued = sys::unread(ours);
+            let came = crate::world::received(ours);
+            text += &format!(
+                ": {queued} bytes queued, mark {mark}, {came} of {} came, {unsent} not acknowledged, {} not written",
+                conn.sent,
+                conn.queue.len()
+            );
+        }
+        text
+    }
+
     /// After a call that found nothing, part of a record must not wake anybody.
     pub fn lowat_holds(&mut self, o: usize) -> Check {
         let Some(c) = self.conn_of(o) else {
@@ -128,7 +148,8 @@ impl World<'_> {
         let (Some(tcp), Some(must)) = (&self.conns[c].ours, self.model.tcp_in(c)) else {
             return Ok(());
         };
-        if self.model.conns[c].disconnected {
+        // A fault may have kept the mark from being set.
+        if self.model.conns[c].disconnected || self.hurts() {
             return Ok(());
         }
         let is = net::poll(tcp, POLLIN, Duration::ZERO) & POLLIN != 0;
@@ -151,6 +172,7 @@ impl World<'_> {
             good,
             flags: MSG_DONTWAIT,
             control: 0,
+            opens: usize::MAX,
         };
         if good == 0 {
             call.len = bad;
@@ -215,13 +237,42 @@ impl World<'_> {
     }
 }
 
+/// Memory of its own that is given back at once: a page that is still pinned then is nobody's, and missed.
+struct Fresh {
+    at: *mut u8,
+    len: usize,
+}
+
+impl Fresh {
+    fn new(len: usize) -> Fresh {
+        let prot = PROT_READ | PROT_WRITE;
+        let kind = MAP_PRIVATE | MAP_ANONYMOUS;
+        // SAFETY: a new anonymous mapping, of which nobody else is told.
+        let at = unsafe { mmap(std::ptr::null_mut(), len.max(1), prot, kind, -1, 0) };
+        assert_ne!(at, MAP_FAILED, "mmap");
+        Fresh { at: at.cast(), len }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: `len` bytes are mapped as long as we live, and borrowed from us.
+        unsafe { std::slice::from_raw_parts_mut(self.at, self.len) }
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; no slice of it outlives us.
+        unsafe { munmap(self.at.cast(), self.len.max(1)) };
+    }
+}
+
 /// recvmsg() into `parts` pieces.
 pub fn receive(op: &Op, call: &RecvCall, parts: u8) -> Out<Got> {
-    let mut buf = vec![0xee; call.len];
+    let mut buf = Fresh::new(call.len);
     let mut control = Control([0; 64]);
     let size = call.len.div_ceil(usize::from(parts.max(1))).max(1);
     let r = {
-        let mut cuts: Vec<&mut [u8]> = buf.chunks_mut(size).collect();
+        let mut cuts: Vec<&mut [u8]> = buf.bytes().chunks_mut(size).collect();
         if parts > 1 {
             cuts.insert(cuts.len() / 2, &mut []);
         }
@@ -233,10 +284,9 @@ pub fn receive(op: &Op, call: &RecvCall, parts: u8) -> Out<Got> {
         )
     };
     let r = out(r)?;
-    buf.truncate(r.len);
     let kind = (r.control >= 17 && call.control >= 17).then(|| control.0[16]);
     Ok(Got {
-        data: buf,
+        data: buf.bytes()[..r.len].to_vec(),
         kind,
         cut: r.flags & MSG_CTRUNC != 0,
     })

@@ -52,7 +52,9 @@ impl World<'_> {
         let control = kind.map(ktlsshim_tests::op::record_type);
         let control = control.as_ref().map_or(&[][..], |c| &c.0[..24]);
         let cuts = cut(&data, parts);
-        let saw = out(sys::sendmsg(op, &cuts, control, flags));
+        let hurts = self.hurts();
+        let flags = if hurts { flags | MSG_DONTWAIT } else { flags };
+        let saw = self.hurt(true, || out(sys::sendmsg(op, &cuts, control, flags)));
         if flags & !known != 0 {
             return same("sendmsg with an unknown flag", &saw, &Err(EOPNOTSUPP));
         }
@@ -61,6 +63,11 @@ impl World<'_> {
         }
         if saw == Err(EAGAIN) && unsent == 0 {
             return Err("sendmsg: EAGAIN though nothing waits to be sent".into());
+        }
+        if hurts && kind.is_none() {
+            self.stream(o, op, &data, len, true, saw)
+                .map_err(|e| format!("sendmsg of {len} with faults: {e}"))?;
+            return self.sent(o, saw, flags & MSG_MORE != 0);
         }
         let call = SendCall {
             data: &data,

@@ -18,6 +18,9 @@ pub struct Tally {
     pub opened: u64,
     pub records_in: u64,
     pub differences: u64,
+    /// Calls that an injected fault failed, and faults injected
+    pub hurt: u64,
+    pub hits: u64,
 }
 
 impl Tally {
@@ -35,6 +38,8 @@ impl Tally {
         self.opened += other.opened;
         self.records_in += other.records_in;
         self.differences += other.differences;
+        self.hurt += other.hurt;
+        self.hits += other.hits;
         for (name, n) in &other.calls {
             *self.calls.entry(name.clone()).or_default() += n;
         }
@@ -65,6 +70,8 @@ impl Tally {
             "records sealed by the peer and opened by the kernel",
         );
         line(self.opened, "bytes received");
+        line(self.hits, "faults injected");
+        line(self.hurt, "calls that failed for one and were made again");
         line(self.sequences, "sequences");
         line(self.total(), "calls");
         line(self.differences, "differences");

@@ -63,6 +63,7 @@ const ANY: RecvCall = RecvCall {
     good: 20_000,
     flags: 0,
     control: 0,
+    opens: usize::MAX,
 };
 
 impl World<'_> {

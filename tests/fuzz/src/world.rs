@@ -70,6 +70,7 @@ pub struct Source {
     pub file: File,
     pub text: Vec<u8>,
     pub guard: Guard,
+    pub hurt: Option<crate::hurt::Hurt>,
 }
 
 /// `READABLE` bytes that end at an unmapped page.
@@ -128,7 +129,12 @@ impl Source {
         let file = File::open(&path)?;
         std::fs::remove_file(&path)?;
         let guard = Guard::new();
-        Ok(Source { file, text, guard })
+        Ok(Source {
+            file,
+            text,
+            guard,
+            hurt: None,
+        })
     }
 }
 
@@ -149,7 +155,7 @@ pub fn state(tcp: &TcpStream) -> u8 {
 }
 
 /// tcpi_bytes_received; counts the FIN.
-fn received(tcp: &TcpStream) -> u64 {
+pub fn received(tcp: &TcpStream) -> u64 {
     word(&info(tcp), 128)
 }
 
