@@ -232,8 +232,8 @@ struct result write_n(size_t n, int until_full)
 
 struct result write_file(size_t n)
 {
-	struct result r = { .ret = 1 };
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
+	struct result r = { .ret = 1 };
 	uint64_t deadline = now_ms() + patience_ms;
 
 	if (BIO_get_ktls_send(SSL_get_wbio(ssl)) > 0) {
