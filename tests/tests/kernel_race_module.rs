@@ -63,7 +63,7 @@ fn the_module_goes_when_the_last_user_is_gone() {
 /// Sockets come and go in three threads while the module is removed and inserted.
 #[test]
 fn removal_against_use() {
-    let rounds = 60 * race::factor();
+    let rounds = 30 * race::factor();
     let limit = std::time::Duration::from_secs(60 + rounds as u64);
     in_vm_for(limit, move || {
         let stop = Arc::new(AtomicBool::new(false));
