@@ -162,10 +162,11 @@ impl Relay {
             let Some(end) = end else { continue };
             let (from, to) = (&self.ways[side], &self.ways[1 - side]);
             let mut events = 0;
-            if !from.stalled && !from.eof_in {
+            // Only what `pump` would act on: anything else would end each wait at once.
+            if !from.stalled && !from.eof_in && !self.broken[side] {
                 events |= libc::POLLIN;
             }
-            if to.waiting() > 0 && !to.held {
+            if to.waiting() > 0 && !to.held && !to.damage {
                 events |= libc::POLLOUT;
             }
             if events != 0 {
@@ -345,10 +346,10 @@ impl Relay {
             // A full receive buffer will not empty by itself; anything else is only slow.
             let full = (0..2).all(|side| quiet[side] || self.ways[side].waiting() > 0);
             let answered = (0..2).all(|side| !self.provoked[side] || self.broken[side]);
-            if still > if !answered { 4000 } else if full { 12 } else { 100 } {
+            if still > if !answered { 1400 } else if full { 4 } else { 35 } {
                 return quiet;
             }
-            std::thread::sleep(Duration::from_micros(500));
+            std::thread::sleep(Duration::from_micros(1500));
         }
     }
 
