@@ -134,7 +134,7 @@ fn end(rng: &mut Rng, without: &Without) -> End {
             0
         },
         send_buffer: [131_072, 4608, 30_000][rng.weighted(&[70, 15, 15])],
-        receive_buffer: [4 << 20, 9000, 20_000][rng.weighted(&[80, 10, 10])],
+        receive_buffer: [4 << 20, 9000, 20_000][rng.weighted(&[80, 12, 8])],
     }
 }
 
@@ -388,11 +388,22 @@ impl Maker<'_> {
 
     /// The last byte of a record is not what it was.
     fn damage(&mut self, side: Side) {
+        let side = self.tight().map_or(side, Side::other);
         self.steps.push(Step::Damage { to: side.other() });
-        let n = self.write_size().max(1);
+        let n = match self.tight() {
+            // More than fits, so that the record comes in parts.
+            Some(_) => 9000 + self.rng.size(60_000) as u32,
+            None => self.write_size().max(1),
+        };
         self.add(side, Op::Write(n));
         self.add(side.other(), Op::ReadAll { piece: 16384 });
         self.add(side, Op::ReadOnce(100));
+    }
+
+    /// The end whose receive buffer is small, if one's is.
+    fn tight(&self) -> Option<Side> {
+        let mut sides = SIDES.into_iter();
+        sides.find(|side| self.setup.ends[side.index()].receive_buffer < 1 << 20)
     }
 
     fn together(&mut self) {
@@ -449,7 +460,9 @@ impl Maker<'_> {
 
     fn finish(&mut self) {
         let side = self.side();
-        match self.rng.weighted(&[40, 10, 9, 9, 10, 16, 6]) {
+        // A kernel that has taken part of a record off the socket gives it back when that record is bad.
+        let damage = if self.tight().is_some() { 50 } else { 12 };
+        match self.rng.weighted(&[40, 10, 9, 9, 10, damage, 6]) {
             0 => {
                 // Both ways, sometimes with unread data, then clear text.
                 if self.rng.chance(80) {
