@@ -12,6 +12,8 @@
 //!                shrinks what differs (shrink.rs); counts (tally.rs)
 //! ```
 //!
+//! `planted.rs` turns it round: a shim with a fault on purpose must be found out.
+//!
 //! # What is compared
 //! After each operation: return value, `SSL_get_error`, errno when that says
 //! SYSCALL, the error queue, `SSL_get_shutdown`, `SSL_want`, `SSL_pending`,
@@ -26,6 +28,10 @@
 //! * Everything but sums and errors in phases in which both ends run at once.
 //! * `SSL_pending` after `SSL_sendfile`, which the kernel may cut differently; and
 //!   while a tiny receive buffer keeps part of the stream away from the reader.
+//! * Two threads in one SSL without a lock: they race for its state in OpenSSL itself.
+//!   With one their sums are compared, and `SSL_want` only once one thread is left.
+//! * What an object does that SSL_clear has cleared after early data: OpenSSL fails its
+//!   next handshake.
 //! * `SSL_has_pending` for bytes of an incomplete record and for read-ahead: they
 //!   stay on the socket under the shim, a documented deviation.
 
