@@ -190,8 +190,8 @@ fn a_repeated_nonce_in_such_a_capture_is_noticed() {
     let mut found = ends.lane(&program, [true, true]);
     renegotiated(&found, 1);
     let good = found.lane.captured.clone();
-    for side in 0..2 {
-        let all = records(&good[side]);
+    for (side, whole) in good.iter().enumerate() {
+        let all = records(whole);
         let last = all.last().expect("records").to_vec();
         let first = all.iter().find(|r| r[0] == 23).expect("data").to_vec();
         // The same record again, under the same keys.
@@ -199,9 +199,9 @@ fn a_repeated_nonce_in_such_a_capture_is_noticed() {
         let error = oracle::judge(&found.lane.captured, &found.lane.keylog).unwrap_err();
         assert!(error.contains("on the wire already"), "{error}");
         // And one that was sealed with keys that are gone.
-        found.lane.captured[side] = [&good[side][..], &first].concat();
+        found.lane.captured[side] = [&whole[..], &first].concat();
         assert!(oracle::judge(&found.lane.captured, &found.lane.keylog).is_err());
-        found.lane.captured[side] = good[side].clone();
+        found.lane.captured[side] = whole.clone();
     }
     oracle::judge(&found.lane.captured, &found.lane.keylog).expect("good again");
 }

@@ -111,7 +111,10 @@ fn await_reset(port: u16) {
         let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap_or_default();
         let mut lines = table.lines().skip(1);
         // `sl: local remote state …`; a socket that was reset is in no table.
-        lines.any(|line| line.split_once(": ").is_some_and(|(_, l)| l[..14].contains(&local)))
+        lines.any(|line| {
+            line.split_once(": ")
+                .is_some_and(|(_, l)| l[..14].contains(&local))
+        })
     };
     while is_there() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(1));
@@ -346,7 +349,12 @@ impl Relay {
             // A full receive buffer will not empty by itself; anything else is only slow.
             let full = (0..2).all(|side| quiet[side] || self.ways[side].waiting() > 0);
             let answered = (0..2).all(|side| !self.provoked[side] || self.broken[side]);
-            if still > if !answered { 1400 } else if full { 4 } else { 35 } {
+            let patience = match (answered, full) {
+                (false, _) => 1400,
+                (true, true) => 4,
+                (true, false) => 35,
+            };
+            if still > patience {
                 return quiet;
             }
             std::thread::sleep(Duration::from_micros(1500));

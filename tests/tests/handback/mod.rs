@@ -116,9 +116,8 @@ impl Found {
 /// the kernel counted the same, and nothing was detached.
 pub fn re_keyed(found: &Found, by_client: u64, by_server: u64) {
     let sent = [by_client, by_server];
-    for side in 0..2 {
-        assert_eq!(found.wire[side].key_updates, sent[side], "{}", found.text());
-    }
+    let crossed = [0, 1].map(|side| found.wire[side].key_updates);
+    assert_eq!(crossed, sent, "{}", found.text());
     let [client, server] = sent.map(|n| n as i64);
     let mut kernel = [0, 0];
     for (side, line) in found.ends() {

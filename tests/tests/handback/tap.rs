@@ -77,9 +77,12 @@ fn carry(listener: &TcpListener, to: u16, over: &AtomicBool) -> [Vec<u8>; 2] {
     }
 }
 
+/// The bytes of both directions, and the lines of the key log that opens them.
+type Capture = ([Vec<u8>; 2], Vec<String>);
+
 /// What the last scenario left on the wire, for the proof that comes after it.
 #[derive(Default)]
-pub struct Record(RefCell<Option<([Vec<u8>; 2], Vec<String>)>>);
+pub struct Record(RefCell<Option<Capture>>);
 
 impl Record {
     pub fn keep(&self, captured: [Vec<u8>; 2], keylog: &Path) {
