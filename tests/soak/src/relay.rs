@@ -308,6 +308,15 @@ impl Relay {
         }
     }
 
+    /// Bytes from this side that the other end's kernel has: what our own kernel keeps because
+    /// the receiver's window is closed is not there, and nobody may wait for it.
+    pub fn delivered(&self, side: usize) -> u64 {
+        let kept = self.ends[1 - side]
+            .as_ref()
+            .map_or(0, |end| count(end, SIOCOUTQNSD));
+        self.ways[side].given.saturating_sub(kept as u64)
+    }
+
     /// Is all that was sent from this side in the other end's receive queue?
     fn is_quiet(&self, side: usize) -> bool {
         let way = &self.ways[side];

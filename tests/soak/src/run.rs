@@ -358,8 +358,8 @@ impl Runner<'_> {
 
     /// One command at one end, the wire at rest before and after.
     pub(crate) fn send(&mut self, side: usize, command: &str) -> Result<String> {
-        let way = &self.relay.ways[1 - side];
-        let command = [format!("{command} have={}", way.given)];
+        let have = self.relay.delivered(1 - side);
+        let command = [format!("{command} have={have}")];
         let lists: [&[String]; 2] = if side == 0 {
             [&command, &[]]
         } else {
