@@ -81,6 +81,9 @@ struct Program {
 /// Test programs that only the debug kernel can run begin so; other runs do not have them.
 const DEBUG_ONLY: &str = "debug_";
 
+/// The test program of ktlsshim-soak: a minute of random programs.
+const SOAK: &str = "soak";
+
 /// Unit tests of the shim that need the kernel socket: a module of this name.
 const KERNEL_UNIT: &str = "kernel_test";
 
@@ -146,6 +149,7 @@ impl Test {
             &target,
         ];
         all.extend(programs(&own, tally)?);
+        all.extend(programs(&["--package", "ktlsshim-soak", "--lib"], tally)?);
         for program in all {
             let mut expected = self.listed(&program)?;
             expected.retain(|test| !test.contains(KERNEL_UNIT));
@@ -178,14 +182,22 @@ impl Test {
             kernel.build_module()?;
         }
         let mut selection = vec!["--package", "ktlsshim-tests"];
-        self.program
+        let named: Vec<_> = self.program.iter().filter(|p| *p != SOAK).collect();
+        named
             .iter()
-            .for_each(|p| selection.extend(["--test", p]));
+            .for_each(|p| selection.extend(["--test", p.as_str()]));
         let copies = Copies::new()?;
         let planted = copies.keep(&build::planted()?)?;
-        let mut all = programs(&selection, tally)?;
+        let mut all = Vec::new();
+        if self.program.is_empty() || !named.is_empty() {
+            all.extend(programs(&selection, tally)?);
+        }
         if self.program.is_empty() {
             all.extend(programs(&["--package", "ktlsshim", "--lib"], tally)?);
+        }
+        if self.program.is_empty() || self.program.iter().any(|p| p == SOAK) {
+            let soak = ["--package", "ktlsshim-soak", "--test", SOAK];
+            all.extend(programs(&soak, tally)?);
         }
         if self.machine.kernel != Kernel::Debug {
             all.retain(|p| !p.name.starts_with(DEBUG_ONLY));
