@@ -15,7 +15,7 @@ use super::{Connection, Dir, Half, Lane, mark};
 use crate::backend::{Backend, alg};
 use crate::config::{self, config};
 use crate::keys::{Suite, TrafficKeys, Version};
-use crate::openssl::{self, ask::Live};
+use crate::openssl::{self, SSL_RECEIVED_SHUTDOWN, SSL_SENT_SHUTDOWN, ask::Live};
 use crate::planted::{self, Plant};
 use crate::process::{self, Phase};
 use crate::reason::Reason;
@@ -179,7 +179,13 @@ impl Connection {
         if half.lane() != Lane::Watch {
             return None;
         }
+        let over = match dir {
+            Dir::Tx => SSL_SENT_SHUTDOWN,
+            Dir::Rx => SSL_RECEIVED_SHUTDOWN,
+        };
         let verdict = match dir {
+            // What follows is clear text, and close_notify would be a fine proof.
+            _ if live.shutdown_state() & over != 0 => Never(Reason::CloseNotify),
             Dir::Tx => self.weigh_tx(live, suite),
             Dir::Rx => self.weigh_rx(live, suite),
         };

@@ -4,8 +4,8 @@
 
 mod handback;
 
-use handback::{Client, Ends, Found, SUITES13, Script, Server};
-use ktlsshim_soak::program::{Cut, Op};
+use handback::{Client, Ends, Found, SUITES12, SUITES13, Script, Server};
+use ktlsshim_soak::program::{Cut, Op, Step};
 
 /// Control records went by the kernel, no key changed, and nothing was handed back.
 fn passed(found: &Found, at_least: i64) {
@@ -148,4 +148,30 @@ fn a_certificate_after_the_handshake_with_keys_that_change() {
         }
         found.is_back();
     });
+}
+
+/// Both ends close before either has said anything: close_notify would be the first record to prove a
+/// key by, and what follows it is clear text.
+#[test]
+fn clear_text_when_nothing_was_said() {
+    let mut ends = Ends::new("msg-clear");
+    for suite in [SUITES13[0], SUITES12[0]] {
+        for first in [Client, Server] {
+            let mut program = Script::new(suite).tail();
+            let other = first.other();
+            program.steps = [
+                (first, Op::Shutdown),
+                (other, Op::ReadOnce(100)),
+                (other, Op::Shutdown),
+                (first, Op::ReadOnce(100)),
+                (first, Op::ClearSend(1272)),
+                (other, Op::ClearSend(4000)),
+                (other, Op::ClearReceive),
+                (first, Op::ClearReceive),
+            ]
+            .map(|(side, op)| Step::Do(side, op))
+            .into();
+            ends.check(suite, &program, |_| ());
+        }
+    }
 }
