@@ -136,8 +136,10 @@ impl Connection {
             // number may be one that the kernel used. No peer looks at what follows (it
             // would be the answer to a KeyUpdate, or an alert), so OpenSSL may believe
             // it sent, as long as the socket takes anything.
-            // (Without a frame they come from a BIO that buffers.)
-            if thread::top().is_some_and(|frame| frame.conn == id) || !self.tx.level() {
+            // (Without a frame they come from a BIO that buffers. What went through a BIO of
+            // type SSL was never counted: there the count tells nothing.)
+            let buffered = !self.is(mark::SSL_BIO) && !self.tx.level();
+            if buffered || thread::top().is_some_and(|frame| frame.conn == id) {
                 let n = iov
                     .iter()
                     .fold(0usize, |sum, piece| sum.saturating_add(piece.iov_len));

@@ -175,3 +175,27 @@ fn clear_text_when_nothing_was_said() {
         }
     }
 }
+
+/// Data that went through a BIO of type SSL passes the shim's counts by: they must not decide what is
+/// clear text.
+#[test]
+fn clear_text_after_a_bio_of_type_ssl() {
+    let mut ends = Ends::new("msg-chain");
+    for side in [Client, Server] {
+        let other = side.other();
+        let program = Script::new(SUITES13[0])
+            .op(side, Op::ChainWrite(1858))
+            .read_all(other)
+            .op(side, Op::Shutdown)
+            .op(other, Op::ReadOnce(100))
+            .op(other, Op::Shutdown)
+            .op(side, Op::ReadOnce(100))
+            .op(side, Op::ClearSend(50))
+            .op(other, Op::ClearReceive)
+            .tail();
+        program
+            .steps
+            .truncate(1 + program.steps.iter().rposition(is_clear).expect("the last"));
+        ends.check("chain", &program, |_| ());
+    }
+}

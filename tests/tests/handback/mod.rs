@@ -418,6 +418,11 @@ impl Script {
         self
     }
 
+    /// As it is, for what ends otherwise than by more data.
+    pub fn bare(self) -> Program {
+        self.program
+    }
+
     /// The records that must go by the kernel.
     pub fn tail(self) -> Program {
         let writes = vec![Deed::Write(150); TAIL];
