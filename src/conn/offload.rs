@@ -31,7 +31,7 @@ const PATIENCE: u8 = 8;
 const PADDING_BY_CONFIG: u64 = 0x3040_0000;
 
 /// From here on each epoch has a record layer of its own.
-const RECORD_LAYERS: u64 = 0x3020_0000;
+pub const RECORD_LAYERS: u64 = 0x3020_0000;
 
 /// A direction that is ready to go.
 pub(super) struct Ready {
@@ -396,8 +396,8 @@ impl Connection {
     }
 
     /// Plaintext bytes per record: what the peer asked for by max_fragment_length (RFC
-    /// 6066 §4), or else what the program set. OpenSSL does not take the smaller one, and
-    /// a record of its own must fit.
+    /// 6066 §4), or else what the program set. From 3.2 on OpenSSL does not take the
+    /// smaller one, and a record of its own must fit.
     pub fn fragment(&self, live: &Live) -> u16 {
         let own = self.max_fragment.load(Ordering::Relaxed);
         let table = live.table;
@@ -415,7 +415,11 @@ impl Connection {
         } else {
             0
         };
-        if peer == 0 { own } else { peer }
+        match (own, peer) {
+            (n, 0) | (0, n) => n,
+            _ if table.crypto.version() < RECORD_LAYERS => own.min(peer),
+            _ => peer,
+        }
     }
 
     /// Which BIOs does the program use? Decides how EAGAIN is met (R4–R6).

@@ -15,6 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU16, AtomicUsize, Ordering
 
 use crate::backend::{Backend, alg};
 use crate::config::config;
+use crate::conn::offload::RECORD_LAYERS;
 use crate::conn::{Connection, Lane, mark, slab};
 use crate::keys::keylog;
 use crate::openssl::ask::Live;
@@ -337,6 +338,15 @@ pub unsafe fn pad(table: &'static Table, ctx: *mut SslCtx, on: bool) {
     }
 }
 
+/// SSL_set_max_send_fragment succeeded. Before 3.2 records are as long as
+/// split_send_fragment says, which this call makes smaller and never larger again.
+pub fn fragment_set(table: &'static Table, size: &AtomicU16, value: c_long) {
+    let new = value.clamp(0, 16_384) as u16;
+    let old = size.load(Ordering::Relaxed);
+    let least = old != 0 && table.crypto.version() < RECORD_LAYERS;
+    size.store(if least { new.min(old) } else { new }, Ordering::Relaxed);
+}
+
 /// SSL_CTX_ctrl succeeded.
 ///
 /// # Safety
@@ -345,9 +355,7 @@ pub unsafe fn told(table: &'static Table, ctx: *mut SslCtx, command: c_int, valu
     if command == SSL_CTRL_SET_MAX_SEND_FRAGMENT {
         // SAFETY: as the caller vouches.
         if let Some(context) = unsafe { of(table, ctx) } {
-            context
-                .max_fragment
-                .store(value.clamp(0, 16_384) as u16, Ordering::Relaxed);
+            fragment_set(table, &context.max_fragment, value);
         }
     }
 }

@@ -396,8 +396,7 @@ pub unsafe fn ctrl(
         && outcome == 1
         && let Some((_, conn)) = call::known_or_new(&call)
     {
-        conn.max_fragment
-            .store(larg.clamp(0, 16_384) as u16, Ordering::Relaxed);
+        context::fragment_set(call.table, &conn.max_fragment, larg);
         if conn.tx.lane() == Lane::Kernel {
             // The peer's own limit still holds.
             let size = conn.fragment(&call);
