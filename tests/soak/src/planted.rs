@@ -14,6 +14,7 @@ use anyhow::{Result, anyhow};
 
 use crate::endpoint;
 use crate::generate::Without;
+use crate::program::Program;
 use crate::soak::{Options, Soak, Transcripts};
 
 /// How many programs at most, and how long.
@@ -63,8 +64,16 @@ fn start(shim: &Path, plant: Option<&str>, worker: usize) -> Result<Soak> {
     })
 }
 
+/// Makes of a random program one in which a rare state is common.
+pub type Shape = fn(&mut Program);
+
 /// Programs of the seeds from 1 on, two at a time.
-pub fn hunt(shim: &Path, plant: Option<&str>, bounds: Bounds) -> Result<Hunt> {
+pub fn hunt(
+    shim: &Path,
+    plant: Option<&str>,
+    bounds: Bounds,
+    shape: Option<Shape>,
+) -> Result<Hunt> {
     let started = Instant::now();
     let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
     let found = Mutex::new(None);
@@ -77,7 +86,10 @@ pub fn hunt(shim: &Path, plant: Option<&str>, bounds: Bounds) -> Result<Hunt> {
             if n >= bounds.programs {
                 break;
             }
-            let program = soak.make(1 + n);
+            let mut program = soak.make(1 + n);
+            if let Some(shape) = shape {
+                shape(&mut program);
+            }
             programs += 1;
             if let Some((what, transcripts)) = soak.differs(&program, BOTH) {
                 if plant.is_some() {
