@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask build`: the shim as it is shipped, and the module for a kernel.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -80,6 +80,26 @@ pub fn planted() -> Result<PathBuf> {
         bail!("the shim with faults does not build");
     }
     Ok(paths::target().join("planted/libktlsshim.so"))
+}
+
+/// A tester that runs in the virtual machine; built apart into `target`, for the workspace's release
+/// profile optimises for the shim, and takes minutes.
+pub fn tester(package: &str, target: &Path) -> Result<()> {
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--release", "--package", package]);
+    build.arg("--target-dir").arg(target);
+    for (name, value) in [
+        ("LTO", "off"),
+        ("CODEGEN_UNITS", "16"),
+        ("DEBUG", "0"),
+        ("OPT_LEVEL", "2"),
+    ] {
+        build.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
+    }
+    if !build.status().context("cannot run cargo")?.success() {
+        bail!("{package} does not build");
+    }
+    Ok(())
 }
 
 /// The cargo that runs us, in the workspace.

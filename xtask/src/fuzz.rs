@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::build::cargo;
+use crate::build;
 use crate::kernel::{self, Prepared};
 use crate::vm::Machine;
 use crate::{host, paths};
@@ -174,30 +174,10 @@ impl Fuzz {
     }
 }
 
-/// Built apart: the workspace's release profile optimises for the shim, and takes minutes.
+/// Shares its directory with the soak's.
 fn tester() -> Result<PathBuf> {
     let target = paths::workspace().join("target/soak");
-    let mut build = cargo();
-    build.args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "ktlsshim-fuzz",
-        "--target-dir",
-    ]);
-    build.arg(&target);
-    for (name, value) in [
-        ("LTO", "off"),
-        ("CODEGEN_UNITS", "16"),
-        ("DEBUG", "0"),
-        ("OPT_LEVEL", "2"),
-    ] {
-        build.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
-    }
-    if !build.status().context("cannot run cargo")?.success() {
-        bail!("ktlsshim-fuzz does not build");
-    }
+    build::tester("ktlsshim-fuzz", &target)?;
     Ok(target.join("release/fuzz"))
 }
 

@@ -6,14 +6,14 @@
 //! against a root (`roots.rs`) and started by the root's own dynamic linker.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::Value;
 
-use crate::build::{self, cargo};
+use crate::build;
 use crate::vm::Machine;
 use crate::{host, paths, roots};
 
@@ -198,7 +198,7 @@ struct Tools(PathBuf);
 impl Tools {
     fn make() -> Result<Self> {
         let target = paths::workspace().join("target/soak");
-        build_tester(&target)?;
+        build::tester("ktlsshim-soak", &target)?;
         let dir = target.join(format!("run-{}", std::process::id()));
         fs::create_dir_all(&dir)?;
         let tools = Self(dir);
@@ -268,30 +268,4 @@ fn sources() -> Result<Vec<PathBuf>> {
         }
     }
     Ok(all)
-}
-
-/// Built apart: the workspace's release profile optimises for the shim, and takes minutes.
-fn build_tester(target: &Path) -> Result<()> {
-    let mut build = cargo();
-    build.args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "ktlsshim-soak",
-        "--target-dir",
-    ]);
-    build.arg(target);
-    for (name, value) in [
-        ("LTO", "off"),
-        ("CODEGEN_UNITS", "16"),
-        ("DEBUG", "0"),
-        ("OPT_LEVEL", "2"),
-    ] {
-        build.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
-    }
-    if !build.status().context("cannot run cargo")?.success() {
-        bail!("ktlsshim-soak does not build");
-    }
-    Ok(())
 }
