@@ -9,7 +9,7 @@ use anyhow::Result;
 use ktlsshim_tests::net;
 
 use crate::generate;
-use crate::health::{KernelLog, stray_kib};
+use crate::health::{KernelLog, left_pinned, stray_kib};
 use crate::hurt::Hurt;
 use crate::program::Program;
 use crate::run::{Difference, run};
@@ -121,6 +121,16 @@ fn work(
         {
             difference = Some(complaint(&program, line));
         }
+        if id == 0 && tally.sequences.is_multiple_of(8) && difference.is_none() {
+            let pages = left_pinned();
+            if pages > 0 {
+                difference = Some(Difference {
+                    step: program.steps.len(),
+                    what: format!("{pages} pages are pinned after {number} sequences"),
+                });
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
         if id == 0 && tally.sequences.is_multiple_of(64) {
             let now = stray_kib();
             let base = *base.get_or_insert(now);
@@ -170,7 +180,14 @@ fn report(
     number: u64,
 ) -> Found {
     let after = started.elapsed();
-    println!("fuzz: seed {seed}, step {}: {}", d.step, d.what);
+    // At once: what follows may take long, or kill the machine.
+    println!(
+        "fuzz: difference (seed {seed}, after {:.1} s and {} sequences), step {}: {}",
+        after.as_secs_f64(),
+        number + 1,
+        d.step,
+        d.what
+    );
     let mut cut = program.clone();
     cut.steps.truncate(d.step + 1);
     let until = Instant::now() + options.shrink_for;

@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 /// New lines of the kernel log that say that something is wrong.
 pub struct KernelLog(Option<File>);
@@ -92,4 +93,27 @@ pub fn stray_kib() -> i64 {
         "SwapCached:",
     ];
     get("MemTotal:") - known.iter().map(|name| get(name)).sum::<i64>()
+}
+
+/// Pages of readers that are pinned now. The kernel counts both ways; this is exact once the counts of
+/// each processor are gathered, which a look at stat_refresh does.
+fn pinned() -> i64 {
+    let _ = std::fs::read("/proc/sys/vm/stat_refresh");
+    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let get = |name: &str| {
+        text.lines()
+            .find_map(|l| l.strip_prefix(name)?.trim().parse::<i64>().ok())
+            .unwrap_or(0)
+    };
+    get("nr_foll_pin_acquired ") - get("nr_foll_pin_released ")
+}
+
+/// Pages that stay pinned although no call lasts so long. Other workers may be in one at any moment.
+pub fn left_pinned() -> i64 {
+    let mut least = pinned();
+    crate::world::until(Duration::from_secs(1), || {
+        least = least.min(pinned());
+        least <= 0
+    });
+    least
 }

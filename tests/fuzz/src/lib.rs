@@ -17,6 +17,7 @@
 //!   misuse.rs       calls that must fail
 //!   hurt.rs         faults inside a call
 //!   together.rs     steps with a second thread
+//!   wake.rs         those in which it sleeps
 //!   campaign.rs   sequences until the time is up; shrinks what differs
 //!   health.rs     what no single call shows: kernel log, pages that are gone
 //! ```
@@ -37,6 +38,7 @@
 
 pub mod campaign;
 pub mod generate;
+pub mod generate_steps;
 pub mod health;
 pub mod hurt;
 pub mod misuse;
@@ -53,5 +55,6 @@ pub mod run_tx;
 pub mod shrink;
 pub mod tally;
 pub mod together;
+pub mod wake;
 pub mod wire;
 pub mod world;

@@ -99,6 +99,9 @@ pub enum Damage {
     Version,
     TooLong,
     TooShort,
+    /// By one byte
+    OneTooLong,
+    OneTooShort,
     /// TLS 1.3: nothing but zeros inside
     NoType,
 }
@@ -276,6 +279,11 @@ pub enum Step {
         how: u8,
     },
     Lowat {
+        conn: u8,
+        n: u32,
+    },
+    /// SO_SNDBUF while records are under way
+    Sndbuf {
         conn: u8,
         n: u32,
     },

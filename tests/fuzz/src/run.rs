@@ -69,6 +69,7 @@ fn touches(step: &Step, conn: u8) -> bool {
         | Step::RawRead { conn: c, .. }
         | Step::Shutdown { conn: c, .. }
         | Step::Lowat { conn: c, .. }
+        | Step::Sndbuf { conn: c, .. }
         | Step::Nonblock { conn: c, .. }
         | Step::SoError(c)
         | Step::Disconnect(c)
@@ -116,6 +117,7 @@ impl World<'_> {
             Step::RawRead { conn, len } => self.raw_read(o(conn), *len as usize),
             Step::Shutdown { conn, how } => self.shutdown(o(conn), *how),
             Step::Lowat { conn, n } => self.lowat(o(conn), *n),
+            Step::Sndbuf { conn, n } => self.set_sndbuf(o(conn), *n),
             Step::SoError(c) => self.so_error(o(c)),
             Step::Disconnect(c) => self.disconnect(o(c)),
             Step::Peer(c, what) => self.do_peer(o(c), what),

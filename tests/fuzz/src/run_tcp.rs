@@ -12,7 +12,7 @@ use libc::*;
 use crate::model::Expect;
 use crate::program::{Damage, PeerDo};
 use crate::run::{out, same};
-use crate::world::{Check, World};
+use crate::world::{Check, World, sndbuf};
 
 // include/net/tcp_states.h
 pub const TCP_CLOSE: u8 = 7;
@@ -105,6 +105,19 @@ impl World<'_> {
         let saw = out(sys::set_int(tcp, SOL_SOCKET, SO_RCVLOWAT, n as i32));
         self.model.conns[c].lowat = (n as i32).max(1);
         same("SO_RCVLOWAT", &saw, &Ok(()))
+    }
+
+    pub fn set_sndbuf(&mut self, c: usize, n: u32) -> Check {
+        if c >= self.conns.len() {
+            return Ok(());
+        }
+        if let Some(tcp) = &self.conns[c].ours {
+            let now = sndbuf(tcp, n.max(1));
+            self.conns[c].sndbuf = Some(now);
+            // From here on there may be no room.
+            self.setup.sndbuf = n.max(1);
+        }
+        Ok(())
     }
 
     pub fn so_error(&mut self, c: usize) -> Check {
@@ -234,6 +247,7 @@ impl World<'_> {
         if half.seq() >= u64::MAX - 1 {
             return Ok(());
         }
+        let overhead = half.keys().overhead();
         let pad = usize::from(pad) * usize::from(tls13);
         let mut wire = match damage {
             Damage::NoType if tls13 => half.seal_inner(&vec![0; len.min(3000) + 1]),
@@ -247,6 +261,14 @@ impl World<'_> {
             Damage::Version => wire[2] = 1,
             Damage::TooLong => (wire[3], wire[4]) = (0x48, 0x01),
             Damage::TooShort => (wire[3], wire[4]) = (0, 15),
+            Damage::OneTooLong | Damage::OneTooShort => {
+                let least = overhead - 5;
+                let body = match damage {
+                    Damage::OneTooLong => least + 16384 + 1,
+                    _ => least - 1,
+                };
+                (wire[3], wire[4]) = ((body >> 8) as u8, body as u8);
+            }
         }
         self.queue(c, &wire);
         Ok(())

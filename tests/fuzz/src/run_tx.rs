@@ -83,6 +83,15 @@ impl World<'_> {
         self.sent(o, saw, flags & MSG_MORE != 0)
     }
 
+    /// The hand-over to TCP lifts the send buffer's limit, and must put it back.
+    fn limit_holds(&self, c: usize) -> Check {
+        if let (Some(tcp), Some(must)) = (&self.conns[c].ours, self.conns[c].sndbuf) {
+            let saw = out(sys::get_int(tcp, SOL_SOCKET, SO_SNDBUF));
+            return same("SO_SNDBUF after a sending call", &saw, &Ok(must));
+        }
+        Ok(())
+    }
+
     /// What follows each sending call: it is on the wire.
     pub fn sent(&mut self, o: usize, saw: Out<usize>, more: bool) -> Check {
         if let Err(e) = saw {
@@ -91,6 +100,7 @@ impl World<'_> {
         let Some(c) = self.conn_of(o) else {
             return Ok(());
         };
+        self.limit_holds(c)?;
         match saw {
             Ok(n) if n > 0 => self.conns[c].more = more,
             Err(EAGAIN) => self.conns[c].more = false,

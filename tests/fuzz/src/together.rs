@@ -3,22 +3,21 @@
 //! phase begins only where the model says that the caller would sleep, and ends with all threads joined,
 //! so that the model knows again where it is.
 
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ktlsshim_tests::peer::{ALERT, DATA};
+use ktlsshim_tests::Op;
+use ktlsshim_tests::peer::DATA;
 use ktlsshim_tests::sys::{self, Errno};
-use ktlsshim_tests::{Op, net};
 use libc::*;
 
 use crate::model::{Expect, Mixed, Out};
-use crate::model_rx::{Got, RecvCall};
+use crate::model_rx::RecvCall;
 use crate::model_tx::SendCall;
-use crate::program::{Damage, Dir, Event, Meet, PeerDo};
+use crate::program::{Dir, Meet};
 use crate::run::{out, same};
 use crate::run_rx::receive;
 use crate::world::{Check, PATIENCE, World, until};
@@ -27,7 +26,7 @@ use crate::world::{Check, PATIENCE, World, until};
 const ROOM: u64 = u64::MAX - 100_000;
 
 /// Starts `call` on a thread of its own and returns once it sleeps in the kernel, or is done.
-fn sleeper<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+pub fn sleeper<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     let (tell, hear) = channel();
     let thread = std::thread::spawn(move || {
         let _ = tell.send(sys::this_thread());
@@ -42,23 +41,14 @@ fn sleeper<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Join
     thread
 }
 
-fn join<T>(thread: JoinHandle<T>, what: &str) -> Result<T, String> {
+pub fn join<T>(thread: JoinHandle<T>, what: &str) -> Result<T, String> {
     if !until(PATIENCE * 2, || thread.is_finished()) {
         return Err(format!("{what} still sleeps"));
     }
     thread.join().map_err(|_| format!("{what} panicked"))
 }
 
-/// A descriptor that another thread polls while its owner keeps it open.
-struct Fd(i32);
-
-impl AsRawFd for Fd {
-    fn as_raw_fd(&self) -> i32 {
-        self.0
-    }
-}
-
-const ANY: RecvCall = RecvCall {
+pub const ANY: RecvCall = RecvCall {
     len: 20_000,
     good: 20_000,
     flags: 0,
@@ -93,7 +83,7 @@ impl World<'_> {
             PATIENCE
         };
         sys::timeout(tcp, SO_RCVTIMEO, limit);
-        sys::timeout(tcp, SO_SNDTIMEO, PATIENCE);
+        sys::timeout(tcp, SO_SNDTIMEO, PATIENCE * 8);
         let result = match *meet {
             Meet::Reader(event) => self.reader(o, c, op, event),
             Meet::Poller(on_op, event) => self.poller(o, c, op, on_op, event),
@@ -122,7 +112,7 @@ impl World<'_> {
     }
 
     /// Would a reader sleep, and a whole record wake it?
-    fn idle(&mut self, o: usize, c: usize) -> bool {
+    pub fn idle(&mut self, o: usize, c: usize) -> bool {
         let mut ahead = self.model.clone();
         let near = ahead.op(o).rx.as_ref().is_none_or(|rx| rx.keys.seq > ROOM);
         let queued = !self.model.conns[c].wire.is_empty() || self.model.conns[c].urgent.is_some();
@@ -147,7 +137,7 @@ impl World<'_> {
         keys == peer && ahead.recv(o, &RecvCall { control: 64, ..ANY }, None) == Err(EAGAIN)
     }
 
-    fn sends(&mut self, o: usize, c: usize) -> bool {
+    pub fn sends(&mut self, o: usize, c: usize) -> bool {
         let fit = self
             .model
             .op(o)
@@ -160,157 +150,26 @@ impl World<'_> {
             && !self.conns[c].more
     }
 
-    fn fire(&mut self, o: usize, c: usize, op: &Arc<Op>, event: Event) -> Check {
-        let seal = |len, damage| PeerDo::Seal {
-            kind: DATA,
-            len,
-            pad: 0,
-            damage,
-        };
-        match event {
-            Event::Record(len) => {
-                self.do_peer(c, &seal(len, Damage::None))?;
-                self.push(c, 0)
+    /// Reads at the peer until the thread is done, or nothing has come for long: opening thousands of small
+    /// records takes its time.
+    pub fn serve<T>(&mut self, c: usize, thread: &JoinHandle<T>) -> Check {
+        let (mut last, mut seen) = (Instant::now(), 0);
+        while !thread.is_finished() && last.elapsed() < PATIENCE * 2 {
+            self.look(c)?;
+            let now = self.conns[c].wire.records;
+            if now != seen {
+                (last, seen) = (Instant::now(), now);
             }
-            Event::Pieces(len) => {
-                self.do_peer(c, &seal(len, Damage::None))?;
-                let half = self.conns[c].queue.len() / 2;
-                self.push(c, half.max(1))?;
-                std::thread::sleep(Duration::from_millis(2));
-                self.push(c, 0)
-            }
-            Event::Control => {
-                let half = self.conns[c].seal.as_mut().expect("idle() looked");
-                let wire = half.seal(ALERT, &[1, 90], 0);
-                self.conns[c].queue.extend(wire);
-                self.push(c, 0)
-            }
-            Event::BadTag => {
-                self.do_peer(c, &seal(100, Damage::Tag))?;
-                self.push(c, 0)
-            }
-            Event::Fin => self.do_peer(c, &PeerDo::Fin),
-            Event::Rst => self.do_peer(c, &PeerDo::Rst),
-            Event::Shutdown => {
-                let tcp = self.conns[c].ours.as_ref().expect("looked");
-                tcp.shutdown(std::net::Shutdown::Read)
-                    .map_err(|e| format!("shutdown: {e}"))?;
-                self.model.conns[c].rcv_shut = true;
-                Ok(())
-            }
-            Event::Detach => {
-                let saw = out(op.detach(ktlsshim_tests::Dir::Rx).map(|d| (d.seq, d.nonce)));
-                self.left[c] = self.model.op(o).rx.as_ref().map(|rx| rx.keys.clone());
-                let must = self.model.detach(o, Dir::Rx, 17408, 0);
-                same("detach under a reader", &saw, &must)
-            }
-        }
-    }
-
-    fn reader(&mut self, o: usize, c: usize, op: &Arc<Op>, event: Event) -> Check {
-        let theirs = Arc::clone(op);
-        let thread = sleeper(move || receive(&theirs, &ANY, 1));
-        if thread.is_finished() {
-            let saw: Out<Got> = join(thread, "a reader")?;
-            return same("a reader of nothing", &saw, &Err(EAGAIN));
-        }
-        self.fire(o, c, op, event)?;
-        let start = Instant::now();
-        let saw = join(thread, "a reader")?;
-        let must = self.model.recv(o, &ANY, None);
-        let slow = start.elapsed() > PATIENCE / 2;
-        let text = format!(
-            "a reader that slept until {event:?}{}",
-            if slow { " and was not woken" } else { "" }
-        );
-        same(&text, &saw, &must)
-    }
-
-    fn poller(&mut self, o: usize, c: usize, op: &Arc<Op>, on_op: bool, event: Event) -> Check {
-        if event == Event::Detach {
-            return Ok(());
-        }
-        // A mark that the program left would be right to keep it asleep.
-        let tcp = self.conns[c].ours.as_ref().expect("looked");
-        sys::set_int(tcp, SOL_SOCKET, SO_RCVLOWAT, 1).map_err(|e| format!("{e:?}"))?;
-        self.model.conns[c].lowat = 1;
-        let call = RecvCall {
-            flags: MSG_DONTWAIT,
-            ..ANY
-        };
-        let saw = receive(op, &call, 1);
-        same(
-            "a reader of nothing",
-            &saw,
-            &self.model.recv(o, &call, None),
-        )?;
-
-        let fd = Fd(if on_op {
-            op.as_raw_fd()
-        } else {
-            self.conns[c].ours.as_ref().map_or(-1, |t| t.as_raw_fd())
-        });
-        let edge = self.marks.is_multiple_of(2);
-        let epoll = edge.then(|| net::Epoll::new(&fd, EPOLLIN | EPOLLET | EPOLLRDHUP));
-        let mut first = match &epoll {
-            Some(epoll) => epoll.wait(Duration::ZERO) & EPOLLIN,
-            None => 0,
-        };
-        let theirs = Arc::clone(op);
-        let thread = sleeper(move || {
-            let mut wakes = 0;
-            loop {
-                let woken = match &epoll {
-                    Some(epoll) => epoll.wait(PATIENCE) != 0,
-                    None => net::poll(&fd, POLLIN, PATIENCE) != 0,
-                };
-                if !woken {
-                    return (wakes, Err(ETIMEDOUT));
-                }
-                wakes += 1;
-                match receive(&theirs, &call, 1) {
-                    Err(EAGAIN) if wakes < 50 => {}
-                    end => return (wakes, end),
-                }
-            }
-        });
-        first |= i32::from(thread.is_finished());
-        self.fire(o, c, op, event)?;
-        let (wakes, saw) = join(thread, "a poller")?;
-        let must = self.model.recv(o, &call, None);
-        let which = if on_op { "the op" } else { "TCP" };
-        if first != 0 {
-            return Err(format!("{which} was ready before anything came"));
-        }
-        same(
-            &format!("a poller of {which} that slept until {event:?}"),
-            &saw,
-            &must,
-        )?;
-        // Once for the header, once for the whole of it.
-        if wakes > 2 && matches!(event, Event::Record(_) | Event::Pieces(_)) {
-            return Err(format!("{which}: {wakes} wake-ups for one record"));
+            std::thread::sleep(Duration::from_micros(200));
         }
         Ok(())
     }
 
-    fn small_buffer(&mut self, c: usize) {
-        if self.setup.sndbuf == 0 {
-            let tcp = self.conns[c].ours.as_ref().expect("looked");
-            net::sndbuf(tcp, 9000);
-            self.setup.sndbuf = 9000;
-        }
-    }
-
-    /// Reads at the peer until the thread is done.
-    fn drain<T>(&mut self, c: usize, thread: JoinHandle<T>, what: &str) -> Result<T, String> {
-        let start = Instant::now();
-        while !thread.is_finished() {
-            self.look(c)?;
-            if start.elapsed() > PATIENCE * 2 {
-                return Err(format!("{what} still sleeps though the peer reads"));
-            }
-            std::thread::sleep(Duration::from_micros(200));
+    /// The same, and then all of it must be there.
+    pub fn drain<T>(&mut self, c: usize, thread: JoinHandle<T>, what: &str) -> Result<T, String> {
+        self.serve(c, &thread)?;
+        if !thread.is_finished() {
+            return Err(format!("{what} still sleeps though the peer reads"));
         }
         let value = join(thread, what)?;
         self.conns[c].more = false;
@@ -318,7 +177,7 @@ impl World<'_> {
         Ok(value)
     }
 
-    fn learn(&mut self, o: usize, c: usize, op: &Op, records: i64, bytes: usize) -> Check {
+    pub fn learn(&mut self, o: usize, c: usize, op: &Op, records: i64, bytes: usize) -> Check {
         let keys = self.conns[c]
             .wire
             .keys()
@@ -336,90 +195,7 @@ impl World<'_> {
         Ok(())
     }
 
-    fn writer(&mut self, o: usize, c: usize, op: &Arc<Op>, len: usize, file: bool) -> Check {
-        self.small_buffer(c);
-        let theirs = Arc::clone(op);
-        let max = self.model.op(o).tx.as_ref().expect("sends() looked").max;
-        if !file {
-            let data = self.bytes(len);
-            let call = SendCall {
-                data: &data,
-                good: len,
-                kind: None,
-                stream: false,
-                may_block: false,
-                seq: None,
-            };
-            self.model.send(o, &call, Ok(len))?;
-            let thread = sleeper(move || out(theirs.send(&data, 0)));
-            let saw = self.drain(c, thread, "a writer")?;
-            return same("a writer that slept", &saw, &Ok(len));
-        }
-        let data = self.file.text[..len].to_vec();
-        let copy = self.file.file.try_clone().map_err(|e| e.to_string())?;
-        self.model.conns[c]
-            .out
-            .push_back(Expect::Stream(data, max, u64::MAX));
-        let before = self.conns[c].wire.records;
-        let thread = sleeper(move || out(theirs.sendfile(&copy, 0, len as u64, 0)));
-        let saw = self.drain(c, thread, "a sender of a file")?;
-        same(
-            "a sender of a file that slept",
-            &saw,
-            &Ok((len as u64, len as u64)),
-        )?;
-        let records = (self.conns[c].wire.records - before) as i64;
-        self.learn(o, c, op, records, len)
-    }
-
-    fn room(&mut self, o: usize, c: usize, op: &Arc<Op>, on_op: bool) -> Check {
-        self.small_buffer(c);
-        // An op with an error is always ready, for that.
-        let on_op = on_op
-            && self
-                .model
-                .op(o)
-                .rx
-                .as_ref()
-                .is_none_or(|rx| rx.err.is_none());
-        self.conns[c].paused = true;
-        let mut full = false;
-        for _ in 0..400 {
-            let data = self.bytes(8000);
-            let saw = out(op.send(&data, MSG_DONTWAIT));
-            let call = SendCall {
-                data: &data,
-                good: data.len(),
-                kind: None,
-                stream: false,
-                may_block: true,
-                seq: None,
-            };
-            self.model.send(o, &call, saw)?;
-            self.conns[c].more = false;
-            if saw == Err(EAGAIN) {
-                full = true;
-                break;
-            }
-        }
-        let fd = Fd(if on_op {
-            op.as_raw_fd()
-        } else {
-            self.conns[c].ours.as_ref().map_or(-1, |t| t.as_raw_fd())
-        });
-        let thread =
-            full.then(|| sleeper(move || net::poll(&fd, POLLOUT, PATIENCE) & POLLOUT != 0));
-        self.conns[c].paused = false;
-        let Some(thread) = thread else {
-            return self.sync(c);
-        };
-        if !self.drain(c, thread, "a poller for room")? {
-            return Err("a poller for room was not woken when the peer had read all".into());
-        }
-        Ok(())
-    }
-
-    fn writers(
+    pub fn writers(
         &mut self,
         o: usize,
         c: usize,
@@ -482,17 +258,13 @@ impl World<'_> {
         self.learn(o, c, op, records, 2 * total)
     }
 
-    fn drain_some<T>(&mut self, c: usize, thread: JoinHandle<T>) -> Result<T, String> {
-        let start = Instant::now();
-        while !thread.is_finished() && start.elapsed() < PATIENCE * 2 {
-            self.look(c)?;
-            std::thread::sleep(Duration::from_micros(200));
-        }
+    pub fn drain_some<T>(&mut self, c: usize, thread: JoinHandle<T>) -> Result<T, String> {
+        self.serve(c, &thread)?;
         self.conns[c].more = false;
         join(thread, "one of two writers")
     }
 
-    fn readers(&mut self, o: usize, c: usize, op: &Arc<Op>, count: u8, len: usize) -> Check {
+    pub fn readers(&mut self, o: usize, c: usize, op: &Arc<Op>, count: u8, len: usize) -> Check {
         let count = usize::from(count);
         let tcp = &mut self.conns[c];
         let half = tcp.seal.as_mut().expect("idle() looked");
@@ -565,7 +337,7 @@ impl World<'_> {
         same("after two readers", &saw, &must)
     }
 
-    fn duplex(&mut self, o: usize, c: usize, op: &Arc<Op>, len: usize) -> Check {
+    pub fn duplex(&mut self, o: usize, c: usize, op: &Arc<Op>, len: usize) -> Check {
         let back = self.bytes(len.min(18_000));
         let tcp = &mut self.conns[c];
         let half = tcp.seal.as_mut().expect("idle() looked");
@@ -634,7 +406,7 @@ impl World<'_> {
         )
     }
 
-    fn detach_writer(&mut self, o: usize, c: usize, op: &Arc<Op>, each: usize) -> Check {
+    pub fn detach_writer(&mut self, o: usize, c: usize, op: &Arc<Op>, each: usize) -> Check {
         let before = self
             .model
             .op(o)

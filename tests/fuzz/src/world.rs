@@ -38,6 +38,8 @@ pub struct Tcp {
     pub sent: u64,
     pub wire: Wire,
     pub paused: bool,
+    /// SO_SNDBUF, where it was set and so must stay
+    pub sndbuf: Option<i32>,
     /// The last call said MSG_MORE
     pub more: bool,
     pub end: Option<End>,
@@ -181,6 +183,12 @@ pub fn until(limit: Duration, mut test: impl FnMut() -> bool) -> bool {
     true
 }
 
+/// Sets SO_SNDBUF and returns what it is then.
+pub fn sndbuf(tcp: &TcpStream, bytes: u32) -> i32 {
+    net::sndbuf(tcp, bytes as i32);
+    sys::get_int(tcp, libc::SOL_SOCKET, libc::SO_SNDBUF).expect("SO_SNDBUF")
+}
+
 impl Tcp {
     fn new(setup: &Setup) -> Tcp {
         let small = setup.rcvbuf > 0;
@@ -196,9 +204,7 @@ impl Tcp {
             },
             |_| {},
         );
-        if setup.sndbuf > 0 {
-            net::sndbuf(&ours, setup.sndbuf as i32);
-        }
+        let sndbuf = (setup.sndbuf > 0).then(|| sndbuf(&ours, setup.sndbuf));
         ours.set_nodelay(true).expect("TCP_NODELAY");
         theirs.set_nonblocking(true).expect("O_NONBLOCK");
         sys::nonblocking(&ours, setup.nonblock);
@@ -217,6 +223,7 @@ impl Tcp {
             sent: 0,
             wire: Wire::default(),
             paused: false,
+            sndbuf,
             more: false,
             end: None,
             broken: false,
