@@ -30,4 +30,4 @@ pub use keys::{Cipher, Keys, Version, random};
 pub use op::{Dir, Op, Parent};
 pub use peer::{Fault, Peer, Record};
 pub use sys::{Errno, fail};
-pub use watch::{eventually, in_vm, in_vm_for, ms, patient, sleeper, within};
+pub use watch::{eventually, figure, in_vm, in_vm_for, ms, patient, sleeper, within};

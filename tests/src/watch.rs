@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Time limits: a kernel bug must end as a failed test, not as a hung machine.
 
+use std::io::Write;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +28,14 @@ pub fn in_vm_for(limit: Duration, body: impl FnOnce() + Send + 'static) {
         "run me by `cargo xtask test`"
     );
     within(limit, body);
+}
+
+/// Something that a run counts (rounds of a race, faults injected): `cargo xtask test` adds them up.
+/// Written past libtest, which would keep the output of a test that passes.
+pub fn figure(name: &str, number: u64) {
+    let line = format!("figure: {name} {number}\n");
+    // Whoever closed our stdout does not want to know.
+    let _ = std::io::stdout().write_all(line.as_bytes());
 }
 
 /// Runs `body` on a thread of its own and fails if it is not done in time.

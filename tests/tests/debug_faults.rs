@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ktlsshim_tests::faults::{Faults, KINDS, Kind, nth};
 use ktlsshim_tests::peer::DATA;
-use ktlsshim_tests::{Dir, Errno, FORMS, Keys, Link, Op, Parent, in_vm, net, pattern};
+use ktlsshim_tests::{Dir, Errno, FORMS, Keys, Link, Op, Parent, figure, in_vm, net, pattern};
 
 /// What a call may answer to a fault inside the kernel; any other error is one of ours. ENFILE is what
 /// accept(2) says when it has no memory for a socket.
@@ -64,6 +64,7 @@ fn each_share(kinds: &[Kind], test: impl Fn(Link, &Faults)) {
                 let faults = Faults::new(&[kind], percent);
                 test(link, &faults);
                 println!("{kind:?} {percent} %: {} faults", faults.hits());
+                figure("faults", faults.hits());
             }
         }
     }
@@ -148,7 +149,10 @@ fn walk<T>(mut call: impl FnMut(u32) -> (Result<T, Errno>, bool)) -> u32 {
         let (result, reached) = call(n);
         match result {
             Err(e) => clean(e),
-            Ok(_) if !reached => return n - 1,
+            Ok(_) if !reached => {
+                figure("places", u64::from(n - 1));
+                return n - 1;
+            }
             Ok(_) => {}
         }
     }

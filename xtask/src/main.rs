@@ -12,6 +12,7 @@ mod demo_table;
 mod dmesg;
 mod doctor;
 mod fetch;
+mod figures;
 mod fuzz;
 mod here;
 mod host;

@@ -17,6 +17,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use crate::build::{self, cargo};
+use crate::figures::{self, Figures};
 use crate::kernel::Kernel;
 use crate::vm::Machine;
 use crate::{host, paths};
@@ -69,6 +70,8 @@ struct Tally {
     failed: usize,
     ignored: usize,
     in_vm: usize,
+    figures: Figures,
+    scans: usize,
     trouble: Vec<String>,
 }
 
@@ -123,6 +126,10 @@ impl Test {
         }
         println!();
         tally.trouble.iter().for_each(|t| println!("test: {t}"));
+        tally.figures.lines().iter().for_each(|f| println!("{f}"));
+        if tally.scans > 0 {
+            println!("kmemleak scanned at the end of {} boots", tally.scans);
+        }
         if tally.ignored > 0 {
             println!(
                 "test: {} ignored (neither passed nor failed)",
@@ -149,7 +156,9 @@ impl Test {
             &target,
         ];
         all.extend(programs(&own, tally)?);
-        all.extend(programs(&["--package", "ktlsshim-soak", "--lib"], tally)?);
+        for tester in ["ktlsshim-soak", "ktlsshim-fuzz"] {
+            all.extend(programs(&["--package", tester, "--lib"], tally)?);
+        }
         for program in all {
             let mut expected = self.listed(&program)?;
             expected.retain(|test| !test.contains(KERNEL_UNIT));
@@ -255,6 +264,14 @@ impl Test {
         match machine.run_in(&argv, &program.manifest_dir, Some(&mut tap)) {
             Ok(ended) => {
                 reading.settle(&program.name, expected, ended.status == 0, tally);
+                if self.machine.kernel == Kernel::Debug {
+                    match ended.leaks_sought {
+                        true => tally.scans += 1,
+                        false => tally
+                            .trouble
+                            .push(format!("{}: not scanned for leaks", program.name)),
+                    }
+                }
                 if !ended.complaints.is_empty() {
                     tally.failed += 1;
                     let log = ended.out.join("dmesg");
@@ -356,6 +373,7 @@ struct Reading {
     ok: BTreeSet<String>,
     failed: BTreeSet<String>,
     ignored: BTreeSet<String>,
+    figures: Vec<(String, String, u64)>,
     current: Option<String>,
 }
 
@@ -369,6 +387,9 @@ impl Reading {
     fn take(&mut self, line: &str) {
         if let Some(started) = STARTED.captures(line) {
             self.current = Some(started[1].to_owned());
+        }
+        if let (Some(test), Some((name, number))) = (&self.current, figures::parse(line)) {
+            self.figures.push((test.clone(), name.to_owned(), number));
         }
         if let (Some(name), Some(verdict)) = (&self.current, VERDICT.captures(line)) {
             let set = match &verdict[1] {
@@ -387,6 +408,10 @@ impl Reading {
             !self.ok.contains(*t) && !self.failed.contains(*t) && !self.ignored.contains(*t)
         };
         let silent: Vec<_> = expected.iter().filter(silent).collect();
+        for (test, name, number) in &self.figures {
+            let test = format!("{program}: {test}");
+            tally.figures.add(&test, name, *number);
+        }
         tally.passed += self.ok.difference(&self.failed).count();
         tally.failed += self.failed.len() + silent.len();
         tally.ignored += self.ignored.len();

@@ -122,6 +122,8 @@ pub struct Vm {
 pub struct Ended {
     pub status: i32,
     pub complaints: Vec<String>,
+    /// Whether kmemleak went through memory at the end
+    pub leaks_sought: bool,
     pub out: PathBuf,
 }
 
@@ -390,12 +392,16 @@ impl Run<'_> {
         Ok(Ended {
             status,
             complaints,
+            leaks_sought: log.contains(LEAKS_SOUGHT),
             out: self.out.clone(),
         })
     }
 }
 
 const SHIM: &str = "libktlsshim.so";
+
+/// What vm-init adds to the log when it has let kmemleak look.
+const LEAKS_SOUGHT: &str = "[kmemleak] scanned";
 
 /// Two directories that no other run has: the guest's /out, which stays, and one for the run's time.
 fn run_dirs() -> Result<(PathBuf, PathBuf)> {

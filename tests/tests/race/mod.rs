@@ -106,6 +106,7 @@ pub fn race(rounds: usize, mut body: impl FnMut(&mut Rng) + Send + 'static) {
         }
         drop(body);
         let clean = eventually(|| (open_fds(), references()) == before);
+        figure("rounds", rounds as u64);
         assert!(clean, "{:?} -> {before:?}", (open_fds(), references()));
     });
 }
