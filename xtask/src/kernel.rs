@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -239,14 +240,32 @@ impl Prepared {
         if self.tools.is_none() {
             host::need(&[host::GCC, host::GCC12, host::MAKE])?;
         }
+        // A source may be edited while the compiler reads it: its object would be the newer of the two,
+        // and make would be content. So objects of such a build are worth nothing.
+        for _ in 0..EDITS {
+            let began = SystemTime::now();
+            let module = self.compile(&work)?;
+            // make may find nothing to do after a source was merely touched: remember that we looked,
+            // and when we began to look.
+            fs::File::open(&module)?.set_modified(began)?;
+            if !sources.iter().any(|s| host::is_newer(&module, s)) {
+                return Ok(module);
+            }
+            drop_objects(&work)?;
+        }
+        bail!("kmod/ was edited during each of {EDITS} builds")
+    }
+
+    fn compile(&self, work: &Path) -> Result<PathBuf> {
+        let module = work.join("algif_tls.ko");
         let progress = fetch::spinner(format!("building algif_tls.ko for Linux {}", self.version));
         let output = self
-            .make(&work)?
+            .make(work)?
             .arg("modules")
             .stdin(Stdio::null())
             .output()?;
         progress.finish_and_clear();
-        let text = tidy(&output.stdout, &work) + &tidy(&output.stderr, &work);
+        let text = tidy(&output.stdout, work) + &tidy(&output.stderr, work);
         if !output.status.success() || !module.exists() {
             bail!(
                 "kmod/ does not build for Linux {} (`--no-module` boots without it):\n{text}",
@@ -255,8 +274,6 @@ impl Prepared {
         }
         let noise = |l: &&str| l.contains("warning:") || l.contains("WARNING:");
         text.lines().filter(noise).for_each(|l| eprintln!("{l}"));
-        // make may find nothing to do after a source was merely touched; remember that we looked.
-        fs::File::open(&module)?.set_modified(std::time::SystemTime::now())?;
         Ok(module)
     }
 
@@ -280,6 +297,20 @@ impl Prepared {
         }
         Ok(make)
     }
+}
+
+/// How often a build that met an edit is begun again.
+const EDITS: u32 = 5;
+
+/// Removes what was compiled, all of it: which objects are stale is what we do not know.
+fn drop_objects(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "o" || e == "ko") {
+            fs::remove_file(&path).with_context(|| format!("{}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Mirrors a source tree as links, so that objects land beside the links; returns the sources.
