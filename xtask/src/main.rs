@@ -30,6 +30,7 @@ mod soak;
 mod splats;
 mod test;
 mod toolroot;
+mod uncovered;
 mod vm;
 
 use clap::{Parser, Subcommand};

@@ -50,7 +50,8 @@ complain, and (without --unit) at least one test ran in the virtual machine.
     cargo xtask test --unit
     cargo xtask test handback            tests whose name contains it
     cargo xtask test --program wire      only tests/tests/wire.rs
-    cargo xtask test --kernel debug --program 'kernel_*' --program 'debug_*'")]
+    cargo xtask test --kernel debug      the kernel module's tests, where a mistake is seen
+    cargo xtask test --kernel debug -e KTLSSHIM_TEST_ROUNDS=20     ... and each race 20 times as long")]
 pub struct Test {
     /// Only tests whose name contains this
     pub filter: Option<String>,
@@ -84,6 +85,9 @@ struct Program {
 /// Test programs that only the debug kernel can run begin so; other runs do not have them.
 const DEBUG_ONLY: &str = "debug_";
 
+/// The programs that test the kernel module and nothing else.
+const KERNEL_PROGRAMS: [&str; 2] = ["kernel_*", "debug_*"];
+
 /// The test program of ktlsshim-soak: a minute of random programs.
 const SOAK: &str = "soak";
 
@@ -103,7 +107,16 @@ impl Test {
         }
     }
 
-    pub fn run(self) -> Result<i32> {
+    /// The debug kernel is there for the module. Whoever wants other programs on it names them.
+    fn complete(&mut self) {
+        if self.machine.kernel != Kernel::Debug || !self.program.is_empty() || self.unit {
+            return;
+        }
+        self.program = KERNEL_PROGRAMS.map(str::to_owned).to_vec();
+    }
+
+    pub fn run(mut self) -> Result<i32> {
+        self.complete();
         let mut tally = Tally::default();
         if self.program.is_empty()
             && let Err(e) = self.unit_tests(&mut tally)
