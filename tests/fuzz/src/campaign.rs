@@ -42,6 +42,10 @@ pub struct Found {
     pub sequences: u64,
 }
 
+/// So many sequences of one worker fill the kernel's caches (measured: 10 MiB); what grows from there on
+/// is lost.
+const SETTLED: u64 = 320;
+
 /// The worker's own namespace: its counters, and receive buffers that hold what the model lets lie.
 pub fn settle_in() {
     net::new_namespace();
@@ -131,7 +135,7 @@ fn work(
                 stop.store(true, Ordering::Relaxed);
             }
         }
-        if id == 0 && tally.sequences.is_multiple_of(64) {
+        if id == 0 && tally.sequences.is_multiple_of(64) && tally.sequences >= SETTLED {
             let now = stray_kib();
             let base = *base.get_or_insert(now);
             if now - base > options.stray && difference.is_none() {

@@ -144,6 +144,7 @@ impl World<'_> {
         let saw = out(net::disconnect(tcp));
         same("disconnect", &saw, &Ok(()))?;
         let before = self.model.conns[c].lowat;
+        self.conns[c].lost = self.model.conns[c].wire.clone();
         self.reset_by_us(c);
         let conn = &mut self.model.conns[c];
         (conn.rcv_shut, conn.snd_shut, conn.done) = (false, false, false);

@@ -45,6 +45,8 @@ pub struct Tcp {
     pub end: Option<End>,
     /// What was sent may be lost: the connection was reset
     pub broken: bool,
+    /// Unread bytes when the program disconnected
+    pub lost: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -227,6 +229,7 @@ impl Tcp {
             more: false,
             end: None,
             broken: false,
+            lost: Vec::new(),
         }
     }
 }
