@@ -337,6 +337,28 @@ impl Gen {
         });
     }
 
+    /// The connection ends, often inside a record, and a reader reads to the end: whether all came is what
+    /// he has to know.
+    fn cut(&mut self, op: u8, conn: u8, end: PeerDo, steps: &mut Vec<Step>) {
+        let look = self.rng.chance(60);
+        if look {
+            let seal = self.seal(Damage::None);
+            let part = self.rng.size(60) as u32;
+            steps.push(Step::Peer(conn, seal));
+            steps.push(Step::Peer(conn, PeerDo::Push(part)));
+        }
+        steps.push(Step::Peer(conn, end));
+        for _ in 0..u64::from(look) * (1 + self.rng.below(4)) {
+            steps.push(Step::Recv {
+                op,
+                len: 40_000,
+                flags: 0,
+                control: 64,
+                parts: 1,
+            });
+        }
+    }
+
     pub(crate) fn ending(&mut self, steps: &mut Vec<Step>) {
         let (op, conn) = (self.op(), self.conn());
         let r = &mut self.rng;
@@ -354,8 +376,8 @@ impl Gen {
                     });
                 }
             }
-            1 | 2 => steps.push(Step::Peer(conn, PeerDo::Fin)),
-            3 => steps.push(Step::Peer(conn, PeerDo::Rst)),
+            1 | 2 => self.cut(op, conn, PeerDo::Fin, steps),
+            3 => self.cut(op, conn, PeerDo::Rst, steps),
             4 => steps.push(Step::Shutdown {
                 conn,
                 how: r.below(3) as u8,
