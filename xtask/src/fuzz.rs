@@ -128,28 +128,35 @@ impl Fuzz {
             bail!("no bug is called {unknown}, but {}", names.join(", "));
         }
         let module = module(&self.machine.kernel.prepare()?)?;
-        let mut missed = 0u32;
         if self.planted {
-            let (differs, text) = self.one(tester, &module, "none")?;
-            println!("none (as a control): {}", text.trim_end_matches(": MISSED"));
-            if differs {
-                bail!("there is a difference though nothing was planted");
+            match self.one(tester, &module, "none")? {
+                Verdict::Missed => println!("none (as a control): no difference"),
+                other => bail!("nothing was planted, but {other}"),
             }
         }
+        let mut table = format!("{:8} {:>8} {:>10}\n", "plant", "seconds", "sequences");
+        let mut missed = 0u32;
         for (name, what) in PLANTS {
             if !self.planted && !self.plant.iter().any(|plant| plant == name) {
                 continue;
             }
-            let (found, text) = self.one(tester, &module, name)?;
-            missed += u32::from(!found);
-            println!("{name} ({what}): {text}");
+            let verdict = self.one(tester, &module, name)?;
+            println!("{name} ({what}): {verdict}");
+            table += &match &verdict {
+                Verdict::Found(found) => {
+                    format!("{name:8} {:>8} {:>10}\n", found.seconds, found.sequences)
+                }
+                _ => format!("{name:8} not found\n"),
+            };
+            missed += u32::from(!matches!(verdict, Verdict::Found(_)));
         }
+        print!("\n{table}");
         println!("{missed} missed");
         Ok(i32::from(missed > 0))
     }
 
     /// Whether the tester noticed, and what it said.
-    fn one(&self, tester: &Path, module: &Path, name: &str) -> Result<(bool, String)> {
+    fn one(&self, tester: &Path, module: &Path, name: &str) -> Result<Verdict> {
         let mut argv = self.argv(tester)?;
         argv.extend(["--differences=1", "--stray=2048"].map(str::to_owned));
         if self.planted {
@@ -171,20 +178,53 @@ impl Fuzz {
             if alone {
                 println!("{line}");
             }
-            if let Some(text) = line.strip_prefix("fuzz: difference ") {
-                found.get_or_insert_with(|| format!("found {text}"));
+            if found.is_none() {
+                found = Found::parse(line);
             }
         };
         let command = ["sh", "-c", &insert].map(str::to_owned);
         let ended = machine.run_in(&command, paths::workspace(), Some(&mut tap))?;
         Ok(match (found, ended.status) {
-            (Some(found), _) => (true, found),
-            (None, 0) => (false, "no difference: MISSED".into()),
+            (Some(found), _) => Verdict::Found(found),
+            (None, 0) => Verdict::Missed,
             // Says nothing of what differed, and a loaded machine may do it by itself.
-            (None, status) => (
-                false,
-                format!("NO VERDICT: the machine ended with {status}"),
-            ),
+            (None, status) => Verdict::Unclear(status),
+        })
+    }
+}
+
+enum Verdict {
+    Found(Found),
+    Missed,
+    Unclear(i32),
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Found(found) => write!(f, "found {}", found.text),
+            Self::Missed => write!(f, "no difference: MISSED"),
+            Self::Unclear(status) => write!(f, "NO VERDICT: the machine ended with {status}"),
+        }
+    }
+}
+
+/// The tester's line about its first difference.
+struct Found {
+    seconds: String,
+    sequences: String,
+    text: String,
+}
+
+impl Found {
+    fn parse(line: &str) -> Option<Self> {
+        let text = line.strip_prefix("fuzz: difference ")?;
+        let (seconds, rest) = text.split_once("after ")?.1.split_once(" s and ")?;
+        let (sequences, _) = rest.split_once(" sequences")?;
+        Some(Self {
+            seconds: seconds.to_owned(),
+            sequences: sequences.to_owned(),
+            text: text.to_owned(),
         })
     }
 }
@@ -210,6 +250,15 @@ fn module(kernel: &Prepared) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    #[test]
+    fn what_the_tester_says_is_understood() {
+        let line =
+            "fuzz: difference (seed 7, after 3.6 s and 47 sequences), step 4: EIO after 9 s and 2";
+        let found = super::Found::parse(line).unwrap();
+        assert_eq!((&*found.seconds, &*found.sequences), ("3.6", "47"));
+        assert!(super::Found::parse("fuzz: 11 s, 17 sequences, 1 differences here").is_none());
+    }
 
     #[test]
     fn the_module_has_the_bugs_that_are_named_here() {
