@@ -21,6 +21,11 @@ mod kernel;
 mod kernel_debian;
 mod kernel_debug;
 mod lint;
+mod matrix;
+mod matrix_guest;
+mod matrix_judge;
+mod matrix_root;
+mod matrix_table;
 mod paths;
 mod ports;
 mod qemu;
@@ -66,6 +71,8 @@ enum Verb {
     Clean(clean::Clean),
     /// Show the main job: nginx and curl, with and without ktlsshim
     Demo(demo::Demo),
+    /// Run real programs with and without ktlsshim, and write MATRIX.md
+    Matrix(matrix::Matrix),
     /// Fetch other OpenSSLs to test with
     Roots(roots::Roots),
     /// Plant mistakes in the debug kernel, and see each of them found
@@ -88,6 +95,7 @@ fn main() {
         Verb::Doctor(verb) => verb.run(),
         Verb::Clean(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
+        Verb::Matrix(verb) => verb.run(),
         Verb::Roots(verb) => verb.run(),
         Verb::Fuzz(verb) => verb.run(),
         Verb::Soak(verb) => verb.run(),
