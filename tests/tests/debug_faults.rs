@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use ktlsshim_tests::faults::{Faults, KINDS, Kind, nth};
 use ktlsshim_tests::peer::DATA;
-use ktlsshim_tests::{Dir, Errno, FORMS, Keys, Link, Op, Parent, figure, in_vm, net, pattern};
+use ktlsshim_tests::{
+    Cipher, Dir, Errno, FORMS, Keys, Link, Op, Parent, Version, figure, in_vm, net, pattern, sys,
+};
 
 /// What a call may answer to a fault inside the kernel; any other error is one of ours. ENFILE is what
 /// accept(2) says when it has no memory for a socket.
@@ -57,9 +59,13 @@ fn send_all(
 }
 
 fn each_share(kinds: &[Kind], test: impl Fn(Link, &Faults)) {
+    each_share_of(&FORMS, kinds, test);
+}
+
+fn each_share_of(suites: &[(Version, Cipher)], kinds: &[Kind], test: impl Fn(Link, &Faults)) {
     for &kind in kinds {
         for percent in [1, 10, 30] {
-            for (version, cipher) in FORMS {
+            for &(version, cipher) in suites {
                 let link = Link::new(version, cipher);
                 let faults = Faults::new(&[kind], percent);
                 test(link, &faults);
@@ -140,6 +146,75 @@ fn receive_under_faults() {
             seen.set(seen.get() + faults.hits());
         });
         assert!(seen.get() > 100, "{} faults", seen.get());
+    });
+}
+
+/// CCM has no pages of others in its open records, but copies.
+const SPLICED: [(Version, Cipher); 2] = [
+    (Version::Tls13, Cipher::Aes128Gcm),
+    (Version::Tls12, Cipher::Aes128Ccm),
+];
+
+/// Bytes that splice(2) took out of the pipe are sent, in the end; those that it did not are still there.
+#[test]
+fn splice_into_the_op_under_faults() {
+    in_vm(|| {
+        let data = pattern(300_000);
+        let seen = std::cell::Cell::new(0);
+        each_share_of(&SPLICED, &[Kind::Slab, Kind::Page], |mut link, faults| {
+            let (out, into) = sys::pipe();
+            sys::nonblocking(&into, true);
+            let filled = std::sync::atomic::AtomicUsize::new(0);
+            // An open record waits for the next call: the last one is none of splice.
+            let end = data.len() - 100;
+            send_all(&mut link, &data, |op, at| {
+                if at >= end {
+                    return op.send(&data[at..], 0);
+                }
+                let have = filled.load(std::sync::atomic::Ordering::Relaxed);
+                if have == at {
+                    // Small pieces and large, so that pages are shared and compound.
+                    let step = [900, 5_000, 40_000][at % 3].min(end - at);
+                    let n = sys::write(&into, &data[at..at + step])?;
+                    filled.store(at + n, std::sync::atomic::Ordering::Relaxed);
+                }
+                let left = filled.load(std::sync::atomic::Ordering::Relaxed) - at;
+                let wait = [0, libc::SPLICE_F_NONBLOCK, libc::SPLICE_F_MORE][at % 3];
+                sys::splice(&out, op, left, wait)
+            });
+            seen.set(seen.get() + faults.hits());
+        });
+        assert!(seen.get() > 50, "{} faults", seen.get());
+    });
+}
+
+#[test]
+fn splice_out_under_faults() {
+    in_vm(|| {
+        let data = pattern(200_000);
+        let seen = std::cell::Cell::new(0);
+        each_share_of(&SPLICED, &[Kind::Slab, Kind::Page], |link, faults| {
+            let Link { op, mut peer, .. } = link;
+            let (out, into) = sys::pipe();
+            std::thread::scope(|scope| {
+                scope.spawn(|| peer.data(&data));
+                let mut have = 0;
+                let mut room = vec![0; 60_000];
+                while have < data.len() {
+                    match sys::splice(&*op, &into, 60_000, 0) {
+                        Ok(0) => panic!("end of file after {have}"),
+                        Ok(n) => {
+                            assert_eq!(sys::read(&out, &mut room), Ok(n));
+                            assert!(data[have..].starts_with(&room[..n]), "differs at {have}");
+                            have += n;
+                        }
+                        Err(e) => clean(e),
+                    }
+                }
+            });
+            seen.set(seen.get() + faults.hits());
+        });
+        assert!(seen.get() > 20, "{} faults", seen.get());
     });
 }
 
@@ -245,6 +320,53 @@ fn each_failing_place_of_send_and_receive() {
             });
             println!("send: {send} places, receive: {receive}");
             assert!(send > 2 && receive > 1);
+        }
+    });
+}
+
+#[test]
+fn each_failing_place_of_splice() {
+    in_vm(|| {
+        for (version, cipher) in SPLICED {
+            let data = pattern(40_000);
+            let inward = walk(|n| {
+                let mut link = Link::new(version, cipher);
+                let (out, into) = sys::pipe();
+                assert_eq!(sys::write(&into, &data), Ok(data.len()));
+                let (result, reached) = nth(n, || sys::splice(&out, &*link.op, data.len(), 0));
+                let done = *result.as_ref().unwrap_or(&0);
+                let op = Arc::clone(&link.op);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        let mut left = data.len() - done;
+                        while left > 0 {
+                            left -= sys::splice(&out, &*op, left, 0).expect("the rest");
+                        }
+                    });
+                    assert!(link.peer.expect(data.len()) == data, "bytes differ");
+                });
+                link.check();
+                (result, reached)
+            });
+            let outward = walk(|n| {
+                let mut link = Link::new(version, cipher);
+                let wire = link.peer.tx.seal(DATA, &data[..16_000], 0);
+                link.peer.raw(&wire);
+                link.arrived(wire.len());
+                let (out, into) = sys::pipe();
+                let (result, reached) = nth(n, || sys::splice(&*link.op, &into, 16_000, 0));
+                let done = *result.as_ref().unwrap_or(&0);
+                let mut room = vec![0; 16_000];
+                if done > 0 {
+                    assert_eq!(sys::read(&out, &mut room), Ok(done));
+                }
+                assert_eq!(room[..done], data[..done]);
+                assert_eq!(link.op.recv_exact(16_000 - done), data[done..16_000]);
+                link.check();
+                (result, reached)
+            });
+            println!("splice in: {inward} places, out: {outward}");
+            assert!(inward > 2 && outward > 1);
         }
     });
 }
