@@ -40,7 +40,7 @@ static COMPLAINT: LazyLock<Regex> = LazyLock::new(|| {
         r"soft lockup|hard LOCKUP",
         r"unregister_netdevice: waiting",
         r"Attempt to release alive",
-        r"list_(add|del) corruption",
+        r"list_(add|del) (corruption|double add)",
         r"\bINFO: (rcu|task|trying|suspicious)",
         r"VM_BUG_ON|page dumped because|Bad page",
         r"invalid opcode: |divide error: |stack segment: |double fault: ",
@@ -109,6 +109,7 @@ mod tests {
             "BUG: MAX_LOCKDEP_CHAINS too low!",
             "INFO: task a:12 blocked for more than 120 seconds.",
             "list_add corruption. prev->next should be next",
+            "list_add double add: new=ffffffffa0003200, prev=ffffffffa0002020",
         ] {
             assert_eq!(complaints(line, 0), [line]);
         }

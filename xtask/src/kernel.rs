@@ -234,7 +234,12 @@ impl Prepared {
         let work = self.work();
         let sources = link_sources(&paths::kmod_sources(), &work)?;
         let module = work.join("algif_tls.ko");
-        if module.exists() && !sources.iter().any(|s| host::is_newer(&module, s)) {
+        let flags = self.flags().join(" ");
+        let built_with = fs::read_to_string(work.join("flags")).unwrap_or_default();
+        if module.exists()
+            && built_with == flags
+            && !sources.iter().any(|s| host::is_newer(&module, s))
+        {
             return Ok(module);
         }
         if self.tools.is_none() {
@@ -248,6 +253,7 @@ impl Prepared {
             // make may find nothing to do after a source was merely touched: remember that we looked,
             // and when we began to look.
             fs::File::open(&module)?.set_modified(began)?;
+            fs::write(work.join("flags"), &flags)?;
             if !sources.iter().any(|s| host::is_newer(&module, s)) {
                 return Ok(module);
             }
@@ -292,10 +298,16 @@ impl Prepared {
             .env_remove("MFLAGS")
             .env_remove("CARGO_MAKEFLAGS");
         make.env("LC_ALL", "C").arg("-j2");
-        if self.coverage {
-            make.arg("GCOV_PROFILE=y");
-        }
+        make.args(self.flags());
         Ok(make)
+    }
+
+    /// What our modules are instrumented with beyond what this kernel does to every module. The debug
+    /// kernel itself has UBSAN's reports, but not its checks: they cost time and are about our code.
+    fn flags(&self) -> Vec<&'static str> {
+        let ubsan = (self.name == Kernel::Debug.name()).then_some("UBSAN_SANITIZE=y");
+        let gcov = self.coverage.then_some("GCOV_PROFILE=y");
+        ubsan.into_iter().chain(gcov).collect()
     }
 }
 
