@@ -291,8 +291,6 @@ void alg_tls_stat_exit(void);
 
 /* --------------------------------------------------- ciphers (cipher.c) --- */
 
-const struct alg_tls_cipher *alg_tls_cipher_find(u16 type);
-
 void alg_tls_cipher_init(void);
 
 /*

@@ -62,7 +62,7 @@ void alg_tls_cipher_init(void)
 	get_random_bytes(&alg_tls_digest_key, sizeof(alg_tls_digest_key));
 }
 
-const struct alg_tls_cipher *alg_tls_cipher_find(u16 type)
+static const struct alg_tls_cipher *alg_tls_cipher_find(u16 type)
 {
 	unsigned int i;
 
