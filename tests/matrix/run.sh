@@ -17,7 +17,7 @@ N=$(stat -c %s $BLOB)
 V_=1_${v#1.}
 PEER="python3 /matrix/peer.py"
 CURL="curl -sS --max-time 100 --tlsv$v --tls-max $v --cacert $CERT --resolve localhost:$P:127.0.0.1"
-SUBJECT="env MATRIX_SUBJECT=1"
+SUBJECT="env MATRIX_SUBJECT=$row"
 [ "$mode" = plain ] || SUBJECT="$SUBJECT LD_PRELOAD=/matrix/libktlsshim.so KTLSSHIM_LOG=$W/log"
 # The subject as another user than root.
 as() { # USER COMMAND...
@@ -46,6 +46,79 @@ stop() { # NAME PID [SIGNAL]
 }
 # A client that is slow in the middle of its request: does the subject sleep meanwhile?
 idle() { $PEER idle "$1" "$v" "${2:-http}" >$W/idle; }
+
+# A data directory $W/d, made once in this machine by COMMAND and then copied.
+made() { # NAME OWNER COMMAND...
+	cache=/matrix/made-$1 owner=$2
+	shift 2
+	(
+		flock 9
+		if [ ! -d "$cache" ]; then
+			mkdir d && chown "$owner" d && "$@" >made 2>&1 && cp -a d "$cache.new" && rm -r d && mv "$cache.new" "$cache"
+		fi
+	) 9>"$cache.lock"
+	cp -a "$cache" d
+}
+# A PostgreSQL cluster for the rows, made without the shim: $PG and $W/d.
+pg() {
+	PG=$(echo /usr/lib/postgresql/*/bin)
+	PATH=$PG:$PATH
+	cp $CERT $KEY .
+	chown postgres cert.pem key.pem; chmod 600 key.pem
+	made pg postgres as postgres $PG/initdb -D $W/d -A trust -U postgres --no-sync
+	cat >>d/postgresql.conf <<-END
+		listen_addresses = '127.0.0.1'
+		port = $P
+		unix_socket_directories = ''
+		fsync = off
+		ssl = on
+		ssl_cert_file = '$W/cert.pem'
+		ssl_key_file = '$W/key.pem'
+		ssl_min_protocol_version = 'TLSv$v'
+		ssl_max_protocol_version = 'TLSv$v'
+	END
+}
+# The same for MariaDB: $MY.
+my() {
+	MY="--no-defaults --datadir=$W/d --socket=$W/s --bind-address=127.0.0.1 --port=$P --ssl-cert=$CERT --ssl-key=$KEY --user=mysql --tls-version=TLSv$v --max-allowed-packet=64M --pid-file=$W/pid"
+	made my mysql mariadb-install-db --no-defaults --datadir=$W/d --user=mysql --auth-root-authentication-method=normal --skip-test-db
+}
+
+# A Postfix that delivers to $W/box; rows add their lines to etc/master.cf and etc/main.cf.
+mail_root() {
+	mkdir -p etc q lib box
+	chown postfix lib; chmod 1777 box
+	cat >etc/main.cf <<-END
+		compatibility_level = 3.6
+		queue_directory = $W/q
+		data_directory = $W/lib
+		daemon_directory = /usr/lib/postfix/sbin
+		command_directory = /usr/sbin
+		mail_owner = postfix
+		setgid_group = postdrop
+		myhostname = localhost
+		mydestination = localhost
+		inet_interfaces = 127.0.0.1
+		alias_maps =
+		alias_database =
+		local_recipient_maps =
+		mail_spool_directory = $W/box
+		mailbox_size_limit = 0
+		message_size_limit = 0
+		maillog_file = $W/box/maillog
+		maillog_file_prefixes = $W
+		import_environment = LD_PRELOAD KTLSSHIM_LOG MATRIX_SUBJECT MAIL_CONFIG
+		smtpd_tls_security_level = may
+		smtpd_tls_cert_file = $CERT
+		smtpd_tls_key_file = $KEY
+		smtpd_tls_protocols = >=TLSv$v, <=TLSv$v
+		smtp_tls_protocols = >=TLSv$v, <=TLSv$v
+		smtpd_relay_restrictions = permit_mynetworks reject
+	END
+	sed -e '/^smtp  *inet/d' -e 's/^\([a-z]*  *[a-z]*  *[-ny]  *[-ny]  *\)y /\1n /' -e 's/^\([a-z]*  *[a-z]*  *[-ny]  *[-ny]  *\)- /\1n /' /usr/share/postfix/master.cf.dist >etc/master.cf
+	mkdir -p q/pid q/active q/bounce q/corrupt q/defer q/deferred q/flush q/hold q/incoming q/maildrop q/private q/public q/saved q/trace
+	chown postfix q/*; chown root q/pid; chgrp postdrop q/public q/maildrop; chmod 730 q/maildrop; chmod 710 q/public
+}
 
 mkdir -p $W/out $W/www
 chmod 1777 $W $W/out $W/www

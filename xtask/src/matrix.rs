@@ -144,7 +144,7 @@ impl Matrix {
                     .iter()
                     .find(|e| e["row"] == format!("{}.sh", row.name) && e["version"] == tls);
                 let verdict = match seen {
-                    Some(event) => judge(event, row.get("role")),
+                    Some(event) => judge(event, row.get("role"), row.get("outside")),
                     None => Verdict {
                         differences: vec!["the machine did not report it".into()],
                         ..Verdict::default()
@@ -165,9 +165,10 @@ impl Matrix {
 
     fn tell(&self, lines: &[Line], sound: bool) -> Result<i32> {
         let text = matrix_table::markdown(lines);
-        let faults: usize = lines.iter().map(|l| l.verdict.differences.len()).sum();
+        let of = |verdict: &Verdict| [&verdict.differences[..], &verdict.findings[..]].concat();
+        let faults: usize = lines.iter().map(|l| of(&l.verdict).len()).sum();
         for line in lines {
-            for difference in &line.verdict.differences {
+            for difference in of(&line.verdict) {
                 let (release, row) = (line.release.name, &line.row.name);
                 println!("{release} {row} TLS {}: {difference}", line.tls);
             }

@@ -10,16 +10,21 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// One exchange may take so long; a hang is a difference.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Rows that run at the same time.
+const AT_ONCE: usize = 3;
 
 const WORK: &str = "/tmp/w";
 
@@ -31,17 +36,56 @@ pub fn run(root: &Path, fixture: &Path, shim: &Path) -> Result<()> {
     enter(root, fixture, shim)?;
     // Servers that start as ordinary users make connections too.
     fs::write("/sys/module/algif_tls/parameters/unprivileged", "Y").context("unprivileged")?;
-    for item in plan {
-        let (row, version) = (&item["row"], &item["version"]);
-        let (Some(row), Some(version)) = (row.as_str(), version.as_str()) else {
-            bail!("a plan without a row: {item}");
+    let mut rows = Vec::new();
+    for item in &plan {
+        match (item["row"].as_str(), item["version"].as_str()) {
+            (Some(row), Some(version)) => rows.push((row.to_owned(), version.to_owned())),
+            _ => bail!("a plan without a row: {item}"),
+        }
+    }
+    rows.reverse();
+    let rows = Mutex::new(rows);
+    // Programs mostly wait for one another: more than one pair of them fills the processors.
+    std::thread::scope(|scope| {
+        let worker = || -> Result<()> {
+            apart()?;
+            loop {
+                let next = rows.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                let Some((row, version)) = next else {
+                    return Ok(());
+                };
+                say(&json!({ "event": "note", "text": format!("{row}, TLS {version}") }));
+                let plain = exchange(&row, &version, "plain", PATIENCE * slowness)?;
+                let shim = exchange(&row, &version, "shim", PATIENCE * slowness)?;
+                say(&json!({ "event": "row", "row": row, "version": version,
+                    "plain": plain, "shim": shim }));
+            }
         };
-        say(&json!({ "event": "note", "text": format!("{row}, TLS {version}") }));
-        let plain = exchange(row, version, "plain", PATIENCE * slowness)?;
-        let shim = exchange(row, version, "shim", PATIENCE * slowness)?;
-        say(
-            &json!({ "event": "row", "row": row, "version": version, "plain": plain, "shim": shim }),
-        );
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(worker)).collect();
+        workers
+            .into_iter()
+            .try_for_each(|w| w.join().unwrap_or_else(|_| bail!("a worker panicked")))
+    })
+}
+
+/// Gives the calling thread, and what it starts, a network (and its counters) and a /tmp of its own.
+fn apart() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).context("unshare")?;
+    let (none, flags) = (None::<&str>, MsFlags::empty());
+    mount(
+        Some("tmpfs"),
+        "/tmp",
+        Some("tmpfs"),
+        flags,
+        Some("mode=1777"),
+    )
+    .context("/tmp")?;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), flags, none).context("/run")?;
+    let up = Command::new("/sbin/ip")
+        .args(["link", "set", "lo", "up"])
+        .status();
+    if !up.context("ip")?.success() {
+        bail!("cannot bring up the loopback device");
     }
     Ok(())
 }
@@ -119,6 +163,7 @@ fn exchange(row: &str, version: &str, mode: &str, patience: Duration) -> Result<
     let mut child = Command::new("/bin/sh")
         .args(["/matrix/run.sh", row, version, mode])
         .env_clear()
+        .env("MATRIX_ROW", row)
         .env("PATH", "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .stdin(Stdio::null())
         .stdout(heard.try_clone()?)
@@ -139,7 +184,7 @@ fn exchange(row: &str, version: &str, mode: &str, patience: Duration) -> Result<
     } else {
         String::new()
     };
-    let left = clear_away(child.id());
+    let left = clear_away(child.id(), row);
     let _ = child.wait();
     let after = counters();
     let grew: BTreeMap<_, _> = after
@@ -169,11 +214,11 @@ fn exchange(row: &str, version: &str, mode: &str, patience: Duration) -> Result<
 }
 
 /// Ends what the row left running: daemons leave their process group, but not their root.
-fn clear_away(group: u32) -> usize {
+fn clear_away(group: u32, row: &str) -> usize {
     let _ = killpg(Pid::from_raw(group as i32), Signal::SIGTERM);
     let mut left = 0;
     for round in 0..40 {
-        let ours = subjects();
+        let ours = subjects(row);
         if ours.is_empty() {
             break;
         }
@@ -190,11 +235,12 @@ fn clear_away(group: u32) -> usize {
 }
 
 /// Processes under test, wherever they are.
-fn subjects() -> Vec<Pid> {
+fn subjects(row: &str) -> Vec<Pid> {
+    let mark = format!("MATRIX_SUBJECT={row}");
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     pids.filter(|entry| {
         let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
-        environ.split(|b| *b == 0).any(|v| v == b"MATRIX_SUBJECT=1")
+        environ.split(|b| *b == 0).any(|v| v == mark.as_bytes())
     })
     .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
     .map(Pid::from_raw)
@@ -230,7 +276,7 @@ fn sums(dir: &Path) -> Result<BTreeMap<String, Value>> {
 }
 
 fn counters() -> BTreeMap<String, i64> {
-    let text = fs::read_to_string("/proc/net/alg_tls_stat").unwrap_or_default();
+    let text = fs::read_to_string("/proc/thread-self/net/alg_tls_stat").unwrap_or_default();
     let pair = |line: &str| {
         let mut words = line.split_whitespace();
         Some((words.next()?.to_owned(), words.next()?.parse().ok()?))

@@ -19,6 +19,8 @@ pub struct Verdict {
     pub sendfile: bool,
     /// What is not as it is without the shim; nothing is what it should be.
     pub differences: Vec<String>,
+    /// What is not where the row's file says that it should be
+    pub findings: Vec<String>,
     /// None: the row has no slow client
     pub idle: Option<(u64, u64)>,
 }
@@ -50,7 +52,8 @@ impl Direction {
     }
 }
 
-pub fn judge(event: &Value, role: &str) -> Verdict {
+/// `outside`: why the row is not in the kernel, a reason of the log in backquotes or words; else empty.
+pub fn judge(event: &Value, role: &str, outside: &str) -> Verdict {
     let (plain, shim) = (&event["plain"], &event["shim"]);
     let mut verdict = Verdict::default();
     let mut differ = |text: String| verdict.differences.push(text);
@@ -91,10 +94,6 @@ pub fn judge(event: &Value, role: &str) -> Verdict {
             ));
         }
     }
-    let most = had.values().filter_map(|f| f["size"].as_u64()).max();
-    if most.unwrap_or(0) < MIB {
-        differ("less than 1 MiB was moved".into());
-    }
     for line in plain["statuses"].as_str().unwrap_or("").lines() {
         // A server that was ended may say so; a client must be content.
         let ended = [" 0", " 143", " 130", " 137"]
@@ -127,15 +126,27 @@ pub fn judge(event: &Value, role: &str) -> Verdict {
     }
     let none = Vec::new();
     let lines = shim["log"].as_array().unwrap_or(&none);
-    let ours = lines.iter().filter(|l| l["role"] == role);
-    let mut most = (0, 0);
+    // Where OpenSSL's own kernel TLS came first, the shim need not have learnt the role.
+    let ours = lines
+        .iter()
+        .filter(|l| l["role"] == role || l["role"] == "unknown");
+    let mut worst = (0, 0);
     for line in ours {
         if line["tx"]["reason"] == "panic" || line["tx"]["reason"] == "proof-failed" {
             differ(format!("{line}"));
         }
-        add(&mut verdict.tx, &line["tx"], &mut most.0);
-        add(&mut verdict.rx, &line["rx"], &mut most.1);
+        add(&mut verdict.tx, &line["tx"], &mut worst.0);
+        add(&mut verdict.rx, &line["rx"], &mut worst.1);
         verdict.sendfile |= line["tx"]["sendfile_bytes"].as_u64().unwrap_or(0) >= MIB;
+    }
+    let whole = |d: &Direction| d.kernel + d.before;
+    let largest = had.values().filter_map(|f| f["size"].as_u64()).max();
+    let most = largest
+        .unwrap_or(0)
+        .max(whole(&verdict.tx))
+        .max(whole(&verdict.rx));
+    if most < MIB {
+        verdict.differences.push("less than 1 MiB was moved".into());
     }
     let counted = |name: &str| shim["kernel"][name].as_u64().unwrap_or(0);
     // The library's word is not enough: the kernel must have counted as much.
@@ -152,7 +163,30 @@ pub fn judge(event: &Value, role: &str) -> Verdict {
             verdict.differences.push(text);
         }
     }
+    place(&mut verdict, outside);
     verdict
+}
+
+/// A program that is not offloaded is a finding, unless its row explains it; an explanation that is no
+/// longer true is one too.
+fn place(verdict: &mut Verdict, outside: &str) {
+    for (name, direction) in [("tx", &verdict.tx), ("rx", &verdict.rx)] {
+        let (text, wanted) = (direction.text(), outside.trim_matches('`'));
+        let carries = direction.kernel + direction.before > 0;
+        let fits = match (outside, outside.starts_with('`')) {
+            ("", _) => direction.offloaded() || !direction.bulk(),
+            (_, true) => direction.kernel == 0 && (!carries || direction.reason == wanted),
+            (_, false) => !carries,
+        };
+        if !fits {
+            verdict
+                .findings
+                .push(format!("{name}: {text}, expected {outside}"));
+        }
+    }
+    if outside.is_empty() && !verdict.tx.bulk() && !verdict.rx.bulk() {
+        verdict.findings.push("the shim saw less than 1 MiB".into());
+    }
 }
 
 /// The reason that is told is that of the connection which moved most outside the kernel.

@@ -58,7 +58,6 @@ const MAIN: &[&str] = &[
     "postgresql",
     "redis-server",
     "ruby",
-    "ruby-webrick",
     "socat",
     "stunnel4",
     "wrk",
@@ -101,7 +100,6 @@ pub const RELEASES: [Release; 3] = [
     Release {
         name: "bullseye",
         title: "Debian 11",
-        // lighttpd's TLS module became a package of its own there too.
         packages: &[TOOLS, MAIN],
         // A shim built on bookworm asks for a newer C library than bullseye's own.
         over: Some(("bookworm", &["libc6", "libgcc-s1", "libc-bin"])),

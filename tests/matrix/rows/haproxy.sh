@@ -24,6 +24,6 @@ row() {
 	$CURL --http1.1 -o out/post --data-binary @$BLOB https://localhost:$P/post; status post $?
 	$CURL --http2 -o out/post2 --data-binary @$BLOB https://localhost:$P/post; status post2 $?
 	idle $P
-	stop haproxy $server
+	stop haproxy $server USR1
 	kill $peer
 }

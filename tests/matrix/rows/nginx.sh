@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # program: nginx
 # role: server
-# rules: R2 R8 R12 R13 R25
-# sendfile: yes
+# rules: R2 R8 R12 R13 R25 R26
 row() {
 	mkdir -p up; chmod 777 up
 	cat >c <<-END

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# program: stunnel4
+# role: client
+# rules: R17
+row() {
+	cat >c <<-END
+		foreground = yes
+		pid =
+		[cli]
+		client = yes
+		accept = 127.0.0.1:$P
+		connect = 127.0.0.1:$Q
+		sslVersion = TLSv$v
+	END
+	$PEER http $Q $v & peer=$!
+	$SUBJECT stunnel4 c 2>err & server=$!
+	ready $P $Q
+	curl -sS -o out/get http://127.0.0.1:$P/blob; status get $?
+	curl -sS -o out/post --data-binary @$BLOB http://127.0.0.1:$P/post; status post $?
+	stop stunnel $server
+	kill $peer
+}
