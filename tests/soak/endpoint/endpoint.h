@@ -28,6 +28,8 @@
 
 #define BIGGEST (1 << 20)
 #define PATIENCE_MS 20000
+/* While one end runs alone, what it waits for is there at once or never. */
+#define ALONE_MS 400
 
 struct result {
 	long ret;
@@ -45,11 +47,14 @@ extern SSL *ssl;
 extern SSL_CTX *ctx;
 extern BIO *out_filter;
 extern int fd, is_server, use_ex, moving, blocking, patience_ms;
+/* SO_RCVTIMEO in milliseconds. */
+extern long receive_timeout;
 
 int open_connection(const char *line);
 void close_fd(void);
 void the_end(void);
 void set_nonblock(int on);
+void set_timeout(int name, long ms);
 void set_timeouts(long receive_ms, long send_ms);
 void set_modes(long bits);
 int accept_any(int ok, X509_STORE_CTX *c);
@@ -65,6 +70,8 @@ extern uint64_t wrote, was_read;
 extern int parked;
 /* What a buffering BIO holds stays there. */
 extern int leave_buffered;
+/* The other end does nothing meanwhile. */
+extern int alone;
 extern unsigned char out[2][BIGGEST];
 extern unsigned char in[BIGGEST];
 
@@ -72,6 +79,7 @@ uint64_t now_ms(void);
 void fill(unsigned char *to, size_t n);
 uint64_t check(const unsigned char *from, size_t n, uint64_t at);
 int await(int err, uint64_t deadline);
+int await_to_write(int err, uint64_t deadline);
 void keep(struct result *r, long ret);
 int again(const struct result *r);
 int call_read(void *to, int n, int peek);

@@ -18,6 +18,7 @@ static const unsigned char *parked_at;
 static size_t parked_len, parked_done;
 int parked;
 int leave_buffered;
+int alone;
 
 unsigned char out[2][BIGGEST];
 unsigned char in[BIGGEST];
@@ -30,25 +31,70 @@ uint64_t now_ms(void)
 	return (uint64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-static unsigned char stream_byte(int from_server, uint64_t at)
-{
-	uint64_t x = at * 0x9e3779b97f4a7c15ull + (from_server ? 0x1234567 : 0);
+/*
+ * Each direction's bytes repeat after a prime number of them, so that no two
+ * records have the same, and comparing them costs no more than memcmp.
+ */
+#define PERIOD 65521
 
-	return (unsigned char)(x >> 29 ^ x >> 53);
+static const unsigned char *stream(int from_server)
+{
+	static unsigned char bytes[2][PERIOD];
+	static int made;
+
+	for (; made < 2; made++) {
+		uint64_t x = made ? 0x123456789abcdefull : 0xfedcba987654321ull;
+
+		for (size_t i = 0; i < PERIOD; i++) {
+			x ^= x << 13;
+			x ^= x >> 7;
+			x ^= x << 17;
+			bytes[made][i] = (unsigned char)(x >> 32);
+		}
+	}
+	return bytes[!!from_server];
+}
+
+/* As many of `n` bytes as lie between `at` and the next repetition. */
+static size_t run_of(size_t n, uint64_t at)
+{
+	size_t left = PERIOD - at % PERIOD;
+
+	return n < left ? n : left;
 }
 
 void fill(unsigned char *to, size_t n)
 {
-	for (size_t i = 0; i < n; i++)
-		to[i] = stream_byte(is_server, wrote + i);
+	const unsigned char *bytes = stream(is_server);
+	uint64_t at = wrote;
+
+	while (n) {
+		size_t run = run_of(n, at);
+
+		memcpy(to, bytes + at % PERIOD, run);
+		to += run;
+		at += run;
+		n -= run;
+	}
 }
 
 /* 0 while the bytes are the peer's stream; the first wrong place otherwise. */
 uint64_t check(const unsigned char *from, size_t n, uint64_t at)
 {
-	for (size_t i = 0; i < n; i++)
-		if (from[i] != stream_byte(!is_server, at + i))
+	const unsigned char *bytes = stream(!is_server);
+
+	while (n) {
+		size_t run = run_of(n, at), i = 0;
+
+		if (memcmp(from, bytes + at % PERIOD, run)) {
+			while (from[i] == bytes[at % PERIOD + i])
+				i++;
 			return at + i + 1;
+		}
+		from += run;
+		at += run;
+		n -= run;
+	}
 	return 0;
 }
 
@@ -68,6 +114,17 @@ int await(int err, uint64_t deadline)
 		left = 20;
 	poll(&p, 1, (int)left);
 	return 1;
+}
+
+/*
+ * A write that waits for the peer's next handshake message: while only this end
+ * runs there will be none, and all that was sent before lies here already.
+ */
+int await_to_write(int err, uint64_t deadline)
+{
+	if (alone && err == SSL_ERROR_WANT_READ && patience_ms > ALONE_MS)
+		deadline = deadline - patience_ms + ALONE_MS;
+	return await(err, deadline);
 }
 
 void keep(struct result *r, long ret)
@@ -116,7 +173,9 @@ void flush_filter(struct result *r)
 		return;
 	while (BIO_flush(out_filter) <= 0) {
 		if (!BIO_should_retry(out_filter)) {
-			r->late = 2;
+			/* Of a connection that has failed, it may keep the last record. */
+			if (!r->err)
+				r->late = 2;
 			return;
 		}
 		if (!await(SSL_ERROR_WANT_WRITE, deadline)) {
@@ -194,7 +253,7 @@ struct result go_on_writing(int until_full)
 		}
 		if (until_full)
 			break;
-		if (!await(r.err, deadline)) {
+		if (!await_to_write(r.err, deadline)) {
 			r.late = 1;
 			break;
 		}
@@ -257,7 +316,7 @@ struct result write_file(size_t n)
 			r.ret = use_ex ? 0 : -1;
 			if (!again(&r))
 				break;
-			if (!await(r.err, deadline)) {
+			if (!await_to_write(r.err, deadline)) {
 				r.late = 1;
 				break;
 			}

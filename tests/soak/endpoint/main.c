@@ -130,15 +130,45 @@ static int has_peer_cert(void)
 #endif
 }
 
+/*
+ * A call that would sleep for ever, since the other end does nothing meanwhile:
+ * it ends as one with a time-out does.
+ */
+static int guard(const char *name)
+{
+	static const char *const calls[] = { "w", "wgo", "w2", "dup", "cw", "sf", "r", "rn",
+					     "pk", "cr", "sd", "dh1", "hs", "settle" };
+
+	for (size_t i = 0; i < sizeof(calls) / sizeof(*calls); i++)
+		if (alone && blocking && !receive_timeout && !strcmp(name, calls[i])) {
+			set_timeout(SO_RCVTIMEO, ALONE_MS);
+			return 1;
+		}
+	return 0;
+}
+
+static void obey_one(const char *name, const char *line);
+
 static void obey(const char *line)
 {
 	char name[16] = "";
+	int guarded;
+
+	sscanf(line, "%15s", name);
+	await_bytes((uint64_t)num(line, "have", 0));
+	alone = (int)num(line, "alone", 0);
+	guarded = ssl && guard(name);
+	obey_one(name, line);
+	if (guarded)
+		set_timeout(SO_RCVTIMEO, 0);
+}
+
+static void obey_one(const char *name, const char *line)
+{
 	struct result r = { 0 };
 	size_t n = (size_t)num(line, "n", 0);
 	int loose = (int)num(line, "loose", 0);
 
-	sscanf(line, "%15s", name);
-	await_bytes((uint64_t)num(line, "have", 0));
 	ERR_clear_error();
 	errno = 0;
 	if (!strcmp(name, "open")) {
@@ -239,9 +269,10 @@ static void obey(const char *line)
 		setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l));
 		close_fd();
 	} else if (!strcmp(name, "state")) {
-		printf("=state cipher=%s reused=%d cert=%d version=%x early=%d\n",
+		printf("=state cipher=%s reused=%d cert=%d version=%x early=%d busy=%d\n",
 		       SSL_get_cipher_name(ssl), SSL_session_reused(ssl), has_peer_cert(),
-		       SSL_version(ssl), SSL_get_early_data_status(ssl));
+		       SSL_version(ssl), SSL_get_early_data_status(ssl),
+		       SSL_in_init(ssl) || SSL_renegotiate_pending(ssl));
 		return;
 	} else {
 		printf("=unknown %s\n", name);

@@ -90,7 +90,7 @@ void chain_end(void)
 }
 
 /* False when the loop is over. */
-static int chain_waits(struct result *r, BIO *b, int ret, uint64_t deadline)
+static int chain_waits(struct result *r, BIO *b, int ret, uint64_t deadline, int writing)
 {
 	int err = BIO_should_write(b) ? SSL_ERROR_WANT_WRITE : SSL_ERROR_WANT_READ;
 
@@ -99,7 +99,7 @@ static int chain_waits(struct result *r, BIO *b, int ret, uint64_t deadline)
 		keep(r, ret);
 		return 0;
 	}
-	if (!await(err, deadline)) {
+	if (!(writing ? await_to_write(err, deadline) : await(err, deadline))) {
 		r->late = 1;
 		return 0;
 	}
@@ -119,7 +119,7 @@ struct result chain_write(size_t n)
 
 		if (done > 0)
 			r.n += done;
-		else if (!chain_waits(&r, b, done, deadline))
+		else if (!chain_waits(&r, b, done, deadline, 1))
 			break;
 	}
 	wrote += r.n;
@@ -144,7 +144,7 @@ struct result chain_read(size_t n)
 				r.sum = bad;
 			was_read += got;
 			r.n += got;
-		} else if (!chain_waits(&r, b, got, deadline)) {
+		} else if (!chain_waits(&r, b, got, deadline, 0)) {
 			break;
 		}
 	}

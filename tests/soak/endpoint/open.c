@@ -18,6 +18,7 @@ SSL *ssl;
 SSL_CTX *ctx;
 BIO *out_filter;
 int fd = -1;
+long receive_timeout;
 int is_server, use_ex, moving, blocking;
 int patience_ms = PATIENCE_MS;
 
@@ -91,7 +92,7 @@ void set_nonblock(int on)
 	blocking = !on;
 }
 
-static void set_timeout(int name, long ms)
+void set_timeout(int name, long ms)
 {
 	struct timeval t = { ms / 1000, ms % 1000 * 1000 };
 
@@ -100,6 +101,7 @@ static void set_timeout(int name, long ms)
 
 void set_timeouts(long receive_ms, long send_ms)
 {
+	receive_timeout = receive_ms;
 	set_timeout(SO_RCVTIMEO, receive_ms);
 	set_timeout(SO_SNDTIMEO, send_ms);
 }

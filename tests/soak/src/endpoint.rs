@@ -3,7 +3,7 @@
 //! under a preload in an emulated machine costs more than most programs here. The value that started it
 //! kills it, by its id, when it goes.
 
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -35,7 +35,7 @@ pub struct Endpoint {
     /// Whole lines that nobody took yet.
     lines: std::collections::VecDeque<String>,
     pub library: String,
-    log_at: usize,
+    log_at: u64,
 }
 
 impl Endpoint {
@@ -142,10 +142,14 @@ impl Endpoint {
         let Some(path) = &self.launch.log else {
             return String::new();
         };
-        let text = std::fs::read(path).unwrap_or_default();
-        let new = String::from_utf8_lossy(text.get(self.log_at..).unwrap_or_default()).into_owned();
-        self.log_at = text.len();
-        new
+        // Only the end of it: the log grows with each connection.
+        let mut new = Vec::new();
+        if let Ok(mut file) = std::fs::File::open(path) {
+            let _ = file.seek(SeekFrom::Start(self.log_at));
+            let _ = file.read_to_end(&mut new);
+        }
+        self.log_at += new.len() as u64;
+        String::from_utf8_lossy(&new).into_owned()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::run::{EndState, Runner, value};
 
 impl Runner<'_> {
     pub(crate) fn together(&mut self, deeds: &[Vec<Deed>; 2]) -> Result<()> {
-        if !self.are_usable() {
+        if !self.are_usable() || self.renegotiates()? {
             return Ok(());
         }
         let mut lists = [Vec::new(), Vec::new()];
@@ -138,12 +138,23 @@ impl Runner<'_> {
         self.state.iter().all(usable)
     }
 
+    /// Is a renegotiation half-way? What both ends do then at once is a race in OpenSSL itself.
+    fn renegotiates(&mut self) -> Result<bool> {
+        let mut busy = false;
+        for side in 0..2 {
+            if !self.program.setup.tls13 {
+                busy |= value(&self.send(side, "state")?, "busy") != 0;
+            }
+        }
+        Ok(busy)
+    }
+
     /// A thread per direction. The lock around each call is the programs' own: without one, two threads
     /// race for the object's state in OpenSSL itself, and no two runs would have to agree.
     pub(crate) fn duplex(&mut self, n: [u32; 2]) -> Result<()> {
         // A ticket that is read while a write waits ends the connection, in OpenSSL too.
         self.barrier()?;
-        if !self.are_usable() || self.out != [0, 0] {
+        if !self.are_usable() || self.out != [0, 0] || self.renegotiates()? {
             return Ok(());
         }
         self.out = n.map(i64::from);
@@ -162,6 +173,10 @@ impl Runner<'_> {
         }
         self.release(0);
         self.release(1);
+        // SSL_clear fails in the middle of a renegotiation, and clears half of what there is.
+        if self.renegotiates()? {
+            return Ok(());
+        }
         if shutdown {
             for side in [0, 1, 0, 1] {
                 let loose = i32::from(!self.exact(side));
@@ -176,7 +191,8 @@ impl Runner<'_> {
         }
         let way = |side: usize| self.relay.ways[side].captured.len();
         let cut = [way(0), way(1)];
-        let shake = match self.program.setup.tls13 {
+        // (A server that has once looked for early data cannot do so again, which early_handshake would.)
+        let shake = match self.program.setup.tls13 && early > 0 {
             true => format!("early n={early} loose=1"),
             false => "hs loose=1".to_owned(),
         };

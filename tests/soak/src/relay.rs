@@ -79,6 +79,8 @@ pub struct Relay {
     /// Such bytes were given.
     provoked: [bool; 2],
     pub moved: bool,
+    /// The receive buffer of this side holds whatever is sent to it: all arrives, if late.
+    roomy: [bool; 2],
     /// Where bytes are read to; kept, since clearing it at each look would cost more than the look.
     room: Vec<u8>,
 }
@@ -142,7 +144,7 @@ pub fn listen() -> std::io::Result<TcpListener> {
 }
 
 impl Relay {
-    pub fn new(client: TcpStream, server: TcpStream) -> std::io::Result<Relay> {
+    pub fn new(client: TcpStream, server: TcpStream, roomy: [bool; 2]) -> std::io::Result<Relay> {
         for end in [&client, &server] {
             end.set_nonblocking(true)?;
             end.set_nodelay(true)?;
@@ -154,6 +156,7 @@ impl Relay {
             gone: [false; 2],
             provoked: [false; 2],
             moved: false,
+            roomy,
             room: vec![0; 65536],
         })
     }
@@ -317,18 +320,19 @@ impl Relay {
         self.ways[side].given.saturating_sub(kept as u64)
     }
 
+    /// Have we got all that this side says it has sent?
+    fn has_arrived(&self, side: usize) -> bool {
+        let way = &self.ways[side];
+        self.ends[side].is_none()
+            || way.stalled
+            || way.eof_in
+            || self.broken[side]
+            || way.captured.len() as u64 >= way.announced
+    }
+
     /// Is all that was sent from this side in the other end's receive queue?
     fn is_quiet(&self, side: usize) -> bool {
         let way = &self.ways[side];
-        let arrived = match &self.ends[side] {
-            Some(_) => {
-                way.stalled
-                    || way.eof_in
-                    || self.broken[side]
-                    || way.captured.len() as u64 >= way.announced
-            }
-            None => true,
-        };
         let to = 1 - side;
         if self.provoked[to] && !self.broken[to] {
             return false;
@@ -337,7 +341,7 @@ impl Relay {
             Some(end) => way.held || (way.waiting() == 0 && count(end, SIOCOUTQNSD) == 0),
             None => true,
         };
-        arrived && delivered
+        self.has_arrived(side) && delivered
     }
 
     /// Pumps until nothing is under way, and says for each sender whether all arrived; an end with a
@@ -355,13 +359,16 @@ impl Relay {
                 continue;
             }
             still += 1;
-            // A full receive buffer will not empty by itself; anything else is only slow.
-            let full = (0..2).all(|side| quiet[side] || self.ways[side].waiting() > 0);
+            // A full receive buffer will not empty by itself; anything else is only slow, and of a busy
+            // machine nothing can be expected at once.
+            let late = |side: usize| !quiet[side] && self.ways[side].waiting() == 0;
+            let surely = |side: usize| !self.has_arrived(side) || self.roomy[1 - side];
             let answered = (0..2).all(|side| !self.provoked[side] || self.broken[side]);
-            let patience = match (answered, full) {
-                (false, _) => 1400,
-                (true, true) => 4,
-                (true, false) => 35,
+            let patience = match answered {
+                false => 1400,
+                true if (0..2).any(|side| late(side) && surely(side)) => 400,
+                true if (0..2).any(late) => 35,
+                true => 4,
             };
             if still > patience {
                 return quiet;

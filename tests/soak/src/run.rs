@@ -16,6 +16,9 @@ use crate::generate::SUITES12;
 use crate::program::{End, Io, Program, SIDES, Side, Step};
 use crate::relay::{self, Relay};
 
+/// A receive buffer that holds all that a program sends before somebody reads.
+const ROOMY: u32 = 1 << 20;
+
 #[derive(Default)]
 pub struct Lane {
     /// `(step, text)`: the answers of both ends in order.
@@ -52,6 +55,10 @@ pub(crate) struct EndState {
     pub(crate) shutdown: i64,
     /// A KeyUpdate or a ticket waits for the next call that does I/O.
     pub(crate) waiting: bool,
+    /// How much it had put on the wire when its close_notify was there, too.
+    pub(crate) closed_at: Option<usize>,
+    /// SSL_MODE_AUTO_RETRY.
+    pub(crate) auto_retry: bool,
 }
 
 pub(crate) struct Runner<'a> {
@@ -67,6 +74,8 @@ pub(crate) struct Runner<'a> {
     pub(crate) out: [i64; 2],
     /// Clear bytes likewise.
     pub(crate) clear: [i64; 2],
+    /// All clear bytes that it has sent.
+    pub(crate) clear_sent: [i64; 2],
     /// The stream *from* this side holds data whose record borders may differ.
     pub(crate) loose: [bool; 2],
     pub(crate) lag: [bool; 2],
@@ -199,6 +208,7 @@ fn go(
         EndState {
             blocking: !end.nonblocking,
             timeout: end.timeout != 0,
+            auto_retry: end.modes & 4 != 0,
             ..EndState::default()
         }
     });
@@ -207,11 +217,16 @@ fn go(
         counters,
         part_of: None,
         ends: [client, server],
-        relay: Relay::new(client_socket, server_socket)?,
+        relay: Relay::new(
+            client_socket,
+            server_socket,
+            SIDES.map(|side| program.end(side).receive_buffer >= ROOMY),
+        )?,
         lane: std::mem::take(lane),
         state,
         out: [0; 2],
         clear: [0; 2],
+        clear_sent: [0; 2],
         loose: [false; 2],
         lag: [false; 2],
         quiet: [true; 2],
@@ -261,6 +276,10 @@ impl Runner<'_> {
         for (n, step) in steps.iter().enumerate() {
             self.step = n + 1;
             self.step(step)?;
+            // A handshake that failed leaves ends that wait for each other.
+            if self.lane.failed.is_some() {
+                break;
+            }
         }
         self.step = steps.len() + 1;
         for side in 0..2 {
@@ -359,7 +378,7 @@ impl Runner<'_> {
     /// One command at one end, the wire at rest before and after.
     pub(crate) fn send(&mut self, side: usize, command: &str) -> Result<String> {
         let have = self.relay.delivered(1 - side);
-        let command = [format!("{command} have={have}")];
+        let command = [format!("{command} have={have} alone=1")];
         let lists: [&[String]; 2] = if side == 0 {
             [&command, &[]]
         } else {
@@ -369,6 +388,9 @@ impl Runner<'_> {
         self.quiet = self.relay.settle();
         let answer = answers[side].pop().unwrap_or_default();
         self.learn(side, &answer);
+        if self.state[side].shutdown & 1 != 0 && self.state[side].closed_at.is_none() {
+            self.state[side].closed_at = Some(self.relay.ways[side].captured.len());
+        }
         self.note(side, &answer);
         self.count(side, &answer);
         Ok(answer)
@@ -457,6 +479,9 @@ impl Runner<'_> {
         if answer.contains(" sd=") {
             self.state[side].shutdown = value(answer, "sd");
         }
+        if name == "anew" {
+            self.state[side].closed_at = None;
+        }
     }
 
     /// Bytes that waited for a reader at this side are delivered.
@@ -491,9 +516,12 @@ impl Runner<'_> {
         self.state.iter().all(|s| !s.blocking || s.timeout)
     }
 
-    /// Can single calls of a reader at this side be compared?
+    /// Can single calls of a reader at this side be compared? Without AUTO_RETRY a call returns after a ticket,
+    /// but not if something has been read ahead.
     pub(crate) fn exact(&self, side: usize) -> bool {
-        self.program.end(side_of(side)).receive_buffer >= 1 << 20
+        let end = self.program.end(side_of(side));
+        end.receive_buffer >= ROOMY
+            && (self.state[side].auto_retry || !end.read_ahead)
             && self.quiet[1 - side]
             && !self.loose[1 - side]
             && !self.relay.is_held_up(1 - side)

@@ -64,7 +64,7 @@ fn carry(listener: &TcpListener, to: u16, over: &AtomicBool) -> [Vec<u8>; 2] {
         }
     };
     let server = TcpStream::connect(("127.0.0.1", to)).expect("the server");
-    let mut relay = Relay::new(client, server).expect("a relay");
+    let mut relay = Relay::new(client, server, [true; 2]).expect("a relay");
     loop {
         let ending = over.load(Ordering::Acquire);
         relay.pump();
