@@ -31,7 +31,14 @@ const PATIENCE: u8 = 8;
 const PADDING_BY_CONFIG: u64 = 0x3040_0000;
 
 /// From here on each epoch has a record layer of its own.
-pub const RECORD_LAYERS: u64 = 0x3020_0000;
+const RECORD_LAYERS: u64 = 0x3020_0000;
+
+/// Are records as long as split_send_fragment says, which SSL_set_max_send_fragment makes
+/// smaller and never larger again? So in 3.0 and 3.1; in 1.1.1, as from 3.2 on, the size that
+/// was set last counts.
+pub fn records_only_shrink(version: u64) -> bool {
+    (0x3000_0000..RECORD_LAYERS).contains(&version)
+}
 
 /// A direction that is ready to go.
 pub(super) struct Ready {
@@ -396,8 +403,8 @@ impl Connection {
     }
 
     /// Plaintext bytes per record: what the peer asked for by max_fragment_length (RFC
-    /// 6066 §4), or else what the program set. From 3.2 on OpenSSL does not take the
-    /// smaller one, and a record of its own must fit.
+    /// 6066 §4), or else what the program set. Most OpenSSLs do not take the smaller one,
+    /// and a record of theirs must fit.
     pub fn fragment(&self, live: &Live) -> u16 {
         let own = self.max_fragment.load(Ordering::Relaxed);
         let table = live.table;
@@ -417,7 +424,7 @@ impl Connection {
         };
         match (own, peer) {
             (n, 0) | (0, n) => n,
-            _ if table.crypto.version() < RECORD_LAYERS => own.min(peer),
+            _ if records_only_shrink(table.crypto.version()) => own.min(peer),
             _ => peer,
         }
     }

@@ -29,6 +29,8 @@ use crate::record::stream::Stream;
 use crate::{boundary, thread};
 
 const HEADER: usize = 5;
+/// Plaintext bytes of a record, at most (RFC 8446 §5.1).
+const LONGEST: usize = 16_384;
 
 /// A running digest of the handshake bytes: equal streams, equal digest. It
 /// finds a BIO that reorders or rewrites; it is no defence against an attacker,
@@ -315,12 +317,15 @@ impl Connection {
         let got = if kind == DATA && n == 0 {
             Ok(0)
         } else {
-            alg().send_record(
-                op,
-                kind,
-                payload,
-                (flags & libc::MSG_DONTWAIT) | libc::MSG_NOSIGNAL,
-            )
+            let flags = (flags & libc::MSG_DONTWAIT) | libc::MSG_NOSIGNAL;
+            let send = || alg().send_record(op, kind, payload, flags);
+            match send() {
+                // How long a record may be is OpenSSL's to say, and here it has said it.
+                Err(libc::EMSGSIZE) if n <= LONGEST => {
+                    alg().set_tx_max(op, n as u16).and_then(|()| send())
+                }
+                got => got,
+            }
         };
         let Some(mut side) = self.write.lock() else {
             self.poison(Reason::Panic);

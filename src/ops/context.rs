@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU16, AtomicUsize, Ordering
 
 use crate::backend::{Backend, alg};
 use crate::config::config;
-use crate::conn::offload::RECORD_LAYERS;
+use crate::conn::offload::records_only_shrink;
 use crate::conn::{Connection, Lane, mark, slab};
 use crate::keys::keylog;
 use crate::openssl::ask::Live;
@@ -338,12 +338,11 @@ pub unsafe fn pad(table: &'static Table, ctx: *mut SslCtx, on: bool) {
     }
 }
 
-/// SSL_set_max_send_fragment succeeded. Before 3.2 records are as long as
-/// split_send_fragment says, which this call makes smaller and never larger again.
+/// SSL_set_max_send_fragment succeeded.
 pub fn fragment_set(table: &'static Table, size: &AtomicU16, value: c_long) {
     let new = value.clamp(0, 16_384) as u16;
     let old = size.load(Ordering::Relaxed);
-    let least = old != 0 && table.crypto.version() < RECORD_LAYERS;
+    let least = old != 0 && records_only_shrink(table.crypto.version());
     size.store(if least { new.min(old) } else { new }, Ordering::Relaxed);
 }
 
