@@ -84,6 +84,88 @@ my() {
 	made my mysql mariadb-install-db --no-defaults --datadir=$W/d --user=mysql --auth-root-authentication-method=normal --skip-test-db
 }
 
+# Asks a proxy, whose other side is TLS, in clear text.
+in_clear() {
+	curl -sS -o out/get http://127.0.0.1:$P/blob; status get $?
+	curl -sS -o out/post --data-binary @$BLOB http://127.0.0.1:$P/post; status post $?
+}
+# An FTP server's tree, and vsftpd's configuration in c.
+ftp_root() {
+	mkdir -p ftp/up empty; chown ftp ftp/up; cp $BLOB ftp/blob; chmod 644 ftp/blob
+	cat >c <<-END
+		listen=YES
+		listen_address=127.0.0.1
+		listen_port=$P
+		background=NO
+		anonymous_enable=YES
+		anon_root=$W/ftp
+		anon_upload_enable=YES
+		write_enable=YES
+		secure_chroot_dir=$W/empty
+		ssl_enable=YES
+		allow_anon_ssl=YES
+		force_anon_data_ssl=YES
+		force_anon_logins_ssl=YES
+		require_ssl_reuse=NO
+		seccomp_sandbox=NO
+		pasv_address=127.0.0.1
+		rsa_cert_file=$CERT
+		rsa_private_key_file=$KEY
+	END
+}
+# Apache's configuration in c: what all rows have, then stdin.
+apache_conf() {
+	cat >c <<-END
+		ServerRoot $W
+		PidFile $W/pid
+		ServerName localhost
+		Listen 127.0.0.1:$P
+		DefaultRuntimeDir $W
+		User www-data
+		Group www-data
+		ErrorLog $W/err
+		DocumentRoot $W/www
+		$(for m in mpm_event authz_core mime socache_shmcb ssl proxy proxy_http; do
+			echo "LoadModule ${m}_module /usr/lib/apache2/modules/mod_$m.so"; done)
+		TypesConfig /dev/null
+		<Directory $W/www>
+		Options FollowSymLinks
+		</Directory>
+		StartServers 1
+	END
+	cat >>c
+}
+# lighttpd with these further ssl-conf-cmd.
+lighttpd_row() {
+	cat >c <<-END
+		server.modules = ( "mod_openssl", "mod_proxy" )
+		server.document-root = "$W/www"
+		server.bind = "127.0.0.1"
+		server.port = $P
+		server.errorlog = "$W/err"
+		server.upload-dirs = ( "$W" )
+		ssl.engine = "enable"
+		ssl.pemfile = "$BOTH"
+		ssl.openssl.ssl-conf-cmd = ( "MinProtocol" => "TLSv$v", "MaxProtocol" => "TLSv$v"$1 )
+		\$HTTP["url"] =~ "^/px/" { proxy.server = ( "" => ( ( "host" => "127.0.0.1", "port" => $Q ) ) ) }
+	END
+	$PEER http $Q & peer=$!
+	$SUBJECT lighttpd -D -f c & server=$!
+	ready $P $Q
+	$CURL -o out/get https://localhost:$P/blob; status get $?
+	$CURL -o out/post --data-binary @$BLOB https://localhost:$P/px/; status post $?
+	idle $P
+	stop lighttpd $server
+	kill $peer
+}
+HAPROXY_DEFAULTS="
+defaults
+ mode http
+ timeout client 100s
+ timeout server 100s
+ timeout connect 100s
+"
+
 # A Postfix that delivers to $W/box; rows add their lines to etc/master.cf and etc/main.cf.
 mail_root() {
 	mkdir -p etc q lib box

@@ -180,10 +180,10 @@ impl Matrix {
             fs::write(&file, &text)?;
             let changed = if old == text { "as it was" } else { "changed" };
             println!("{}: {changed}", file.display());
+            println!("{}", matrix_table::summary(lines));
         } else {
             println!("{text}");
         }
-        println!("{}", matrix_table::summary(lines));
         Ok(if faults == 0 && sound { 0 } else { 1 })
     }
 

@@ -104,37 +104,27 @@ fn enter(root: &Path, fixture: &Path, shim: &Path) -> Result<()> {
     }
     fs::copy(shim, root.join("matrix/libktlsshim.so"))?;
     copy_tree(fixture, &root.join("matrix"))?;
-    let linked = [
-        ("etc/alternatives/php", "/usr/bin/php*"),
-        ("usr/bin/php", "/usr/bin/php*"),
-    ];
-    for (link, pattern) in linked {
-        link_first(root, link, pattern)?;
-    }
+    link_php(root)?;
     nix::unistd::chroot(root).context("chroot")?;
     std::env::set_current_dir("/")?;
     Ok(())
 }
 
-/// What Debian's alternatives would have made.
-fn link_first(root: &Path, link: &str, pattern: &str) -> Result<()> {
-    let link = root.join(link);
-    let prefix = pattern.trim_end_matches('*').trim_start_matches('/');
-    let dir = Path::new(prefix).parent().unwrap_or(Path::new(""));
-    let mut names: Vec<_> = fs::read_dir(root.join(dir))?
-        .flatten()
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .filter(|n| format!("{}/{n}", dir.display()).starts_with(prefix))
-        .filter(|n| n.ends_with(|c: char| c.is_ascii_digit()))
-        .collect();
-    names.sort();
-    let (Some(name), Err(_)) = (names.first(), link.symlink_metadata()) else {
+/// What Debian's alternatives would have made: `php` is the php8.2, or whichever, that is there.
+fn link_php(root: &Path) -> Result<()> {
+    let is_php = |n: &String| n.starts_with("php") && n.ends_with(|c: char| c.is_ascii_digit());
+    let names = fs::read_dir(root.join("usr/bin"))?.flatten();
+    let names = names.map(|e| e.file_name().to_string_lossy().into_owned());
+    let Some(name) = names.filter(is_php).min() else {
         return Ok(());
     };
-    if let Some(parent) = link.parent() {
-        fs::create_dir_all(parent)?;
+    for dir in ["etc/alternatives", "usr/bin"] {
+        let link = root.join(dir).join("php");
+        if link.symlink_metadata().is_err() {
+            fs::create_dir_all(root.join(dir))?;
+            std::os::unix::fs::symlink(format!("/usr/bin/{name}"), link)?;
+        }
     }
-    std::os::unix::fs::symlink(format!("/{}/{name}", dir.display()), link)?;
     Ok(())
 }
 

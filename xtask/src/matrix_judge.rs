@@ -52,6 +52,13 @@ impl Direction {
     }
 }
 
+impl Verdict {
+    /// Whether a slow client cost no more than without the shim; None: the row has none
+    pub fn is_idle(&self) -> Option<bool> {
+        self.idle.map(|(plain, shim)| shim <= plain + IDLE_NOISE)
+    }
+}
+
 /// `outside`: why the row is not in the kernel, a reason of the log in backquotes or words; else empty.
 pub fn judge(event: &Value, role: &str, outside: &str) -> Verdict {
     let (plain, shim) = (&event["plain"], &event["shim"]);
@@ -111,12 +118,6 @@ pub fn judge(event: &Value, role: &str, outside: &str) -> Verdict {
         if plain.1 != shim.1 || plain.1 != "whole" {
             differ(format!("a slow client got {} and {}", plain.1, shim.1));
         }
-        if shim.0 > plain.0 + IDLE_NOISE {
-            differ(format!(
-                "a slow client costs {} and {} ticks",
-                plain.0, shim.0
-            ));
-        }
         verdict.idle = Some((plain.0, shim.0));
     } else if plain["idle"] != "" || shim["idle"] != "" {
         differ(format!(
@@ -162,6 +163,10 @@ pub fn judge(event: &Value, role: &str, outside: &str) -> Verdict {
             );
             verdict.differences.push(text);
         }
+    }
+    if let (Some(false), Some((plain, shim))) = (verdict.is_idle(), verdict.idle) {
+        let text = format!("a slow client costs {plain} and {shim} ticks");
+        verdict.differences.push(text);
     }
     place(&mut verdict, outside);
     verdict

@@ -42,9 +42,9 @@ pub fn markdown(lines: &[Line]) -> String {
             "**no**"
         };
         let sendfile = if verdict.sendfile { "yes" } else { "" };
-        let idle = match verdict.idle {
-            Some((plain, shim)) if shim <= plain + 40 => "same",
-            Some(_) => "**more**",
+        let idle = match verdict.is_idle() {
+            Some(true) => "same",
+            Some(false) => "**more**",
             None => "",
         };
         let (mut tx, mut rx) = (verdict.tx.text(), verdict.rx.text());

@@ -4,23 +4,7 @@
 # note: own BIOs in front of bucket brigades
 # rules: R2 R3 R5 R6 R18 R19 R23
 row() {
-	cat >c <<-END
-		ServerRoot $W
-		PidFile $W/pid
-		ServerName localhost
-		Listen 127.0.0.1:$P
-		DefaultRuntimeDir $W
-		User www-data
-		Group www-data
-		ErrorLog $W/err
-		DocumentRoot $W/www
-		$(for m in mpm_event authz_core mime socache_shmcb ssl proxy proxy_http; do
-			echo "LoadModule ${m}_module /usr/lib/apache2/modules/mod_$m.so"; done)
-		TypesConfig /dev/null
-		<Directory $W/www>
-		Options FollowSymLinks
-		</Directory>
-		StartServers 1
+	apache_conf <<-END
 		SSLEngine on
 		SSLCertificateFile $CERT
 		SSLCertificateKeyFile $KEY

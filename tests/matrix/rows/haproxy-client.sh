@@ -9,11 +9,7 @@ row() {
 		 nbthread 2
 		 ssl-server-verify none
 		 ssl-default-server-options ssl-min-ver TLSv$v ssl-max-ver TLSv$v
-		defaults
-		 mode http
-		 timeout client 100s
-		 timeout server 100s
-		 timeout connect 100s
+		$HAPROXY_DEFAULTS
 		listen a
 		 bind 127.0.0.1:$P
 		 server s 127.0.0.1:$Q ssl verify none
@@ -21,8 +17,7 @@ row() {
 	$PEER http $Q $v & peer=$!
 	$SUBJECT haproxy -db -f c >log.haproxy 2>&1 & server=$!
 	ready $P $Q
-	curl -sS -o out/get http://127.0.0.1:$P/blob; status get $?
-	curl -sS -o out/post --data-binary @$BLOB http://127.0.0.1:$P/post; status post $?
+	in_clear
 	stop haproxy $server USR1
 	kill $peer
 }

@@ -8,11 +8,7 @@ row() {
 		global
 		 nbthread 2
 		 ssl-default-bind-options ssl-min-ver TLSv$v ssl-max-ver TLSv$v
-		defaults
-		 mode http
-		 timeout client 100s
-		 timeout server 100s
-		 timeout connect 100s
+		$HAPROXY_DEFAULTS
 		listen a
 		 bind 127.0.0.1:$P ssl crt $BOTH alpn h2,http/1.1
 		 server s 127.0.0.1:$Q

@@ -4,24 +4,5 @@
 # note: its own kernel TLS switched off
 # rules: R8 R12 R14
 row() {
-	cat >c <<-END
-		server.modules = ( "mod_openssl", "mod_proxy" )
-		server.document-root = "$W/www"
-		server.bind = "127.0.0.1"
-		server.port = $P
-		server.errorlog = "$W/err"
-		server.upload-dirs = ( "$W" )
-		ssl.engine = "enable"
-		ssl.pemfile = "$BOTH"
-		ssl.openssl.ssl-conf-cmd = ( "MinProtocol" => "TLSv$v", "MaxProtocol" => "TLSv$v", "Options" => "-KTLS" )
-		\$HTTP["url"] =~ "^/px/" { proxy.server = ( "" => ( ( "host" => "127.0.0.1", "port" => $Q ) ) ) }
-	END
-	$PEER http $Q & peer=$!
-	$SUBJECT lighttpd -D -f c & server=$!
-	ready $P $Q
-	$CURL -o out/get https://localhost:$P/blob; status get $?
-	$CURL -o out/post --data-binary @$BLOB https://localhost:$P/px/; status post $?
-	idle $P
-	stop lighttpd $server
-	kill $peer
+	lighttpd_row ', "Options" => "-KTLS"'
 }

@@ -14,8 +14,7 @@ row() {
 	$PEER http $Q $v & peer=$!
 	$SUBJECT nginx -c $W/c 2>err.start & server=$!
 	ready $P $Q
-	curl -sS -o out/get http://127.0.0.1:$P/blob; status get $?
-	curl -sS -o out/post --data-binary @$BLOB http://127.0.0.1:$P/post; status post $?
+	in_clear
 	stop nginx $server QUIT
 	kill $peer
 }
