@@ -29,8 +29,6 @@ use crate::record::stream::Stream;
 use crate::{boundary, thread};
 
 const HEADER: usize = 5;
-/// Plaintext bytes of a record, at most (RFC 8446 §5.1).
-const LONGEST: usize = 16_384;
 
 /// A running digest of the handshake bytes: equal streams, equal digest. It
 /// finds a BIO that reorders or rewrites; it is no defence against an attacker,
@@ -321,8 +319,8 @@ impl Connection {
             let send = || alg().send_record(op, kind, payload, flags);
             match send() {
                 // How long a record may be is OpenSSL's to say, and here it has said it.
-                Err(libc::EMSGSIZE) if n <= LONGEST => {
-                    alg().set_tx_max(op, n as u16).and_then(|()| send())
+                Err(libc::EMSGSIZE) if n <= PLAIN_MAX => {
+                    self.limit_records(n as u16).and_then(|()| send())
                 }
                 got => got,
             }
@@ -342,6 +340,13 @@ impl Connection {
         };
         side.opened = opened;
         outcome
+    }
+
+    /// Tells the kernel how much plaintext a record may hold.
+    pub fn limit_records(&self, size: u16) -> Result<(), i32> {
+        alg().set_tx_max(self.tx.op.load(Ordering::Acquire), size)?;
+        self.record.store(usize::from(size), Ordering::Relaxed);
+        Ok(())
     }
 
     fn open(&self, side: &mut WriteSide) -> Option<(u8, usize)> {

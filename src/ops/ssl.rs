@@ -10,7 +10,6 @@ pub use super::file::sendfile;
 pub use super::receive::{has_pending, peek, peek_ex, pending, read, read_ex};
 pub use super::transmit::{write, write_ex, write_ex2};
 
-use crate::backend::{Backend, alg};
 use crate::conn::{Connection, Half, Lane, end, mark};
 use crate::openssl::{
     Bio, KeylogCb, LibCtx, Method, PaddingCb, SSL_CTRL_SET_MAX_SEND_FRAGMENT, SSL_ERROR_SYSCALL,
@@ -400,10 +399,8 @@ pub unsafe fn ctrl(
         if conn.tx.lane() == Lane::Kernel {
             // The peer's own limit still holds.
             let size = conn.fragment(&call);
-            let op = conn.tx.op.load(Ordering::Acquire);
-            match alg().set_tx_max(op, size) {
-                Ok(()) => conn.record.store(usize::from(size), Ordering::Relaxed),
-                Err(_) => conn.mark(mark::SLOW_ONLY),
+            if conn.limit_records(size).is_err() {
+                conn.mark(mark::SLOW_ONLY);
             }
         }
     }
