@@ -72,6 +72,8 @@ extern int parked;
 extern int leave_buffered;
 /* The other end does nothing meanwhile. */
 extern int alone;
+/* When this command did. */
+extern uint64_t began;
 extern unsigned char out[2][BIGGEST];
 extern unsigned char in[BIGGEST];
 

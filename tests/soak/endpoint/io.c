@@ -19,6 +19,7 @@ static size_t parked_len, parked_done;
 int parked;
 int leave_buffered;
 int alone;
+uint64_t began;
 
 unsigned char out[2][BIGGEST];
 unsigned char in[BIGGEST];
@@ -122,8 +123,8 @@ int await(int err, uint64_t deadline)
  */
 int await_to_write(int err, uint64_t deadline)
 {
-	if (alone && err == SSL_ERROR_WANT_READ && patience_ms > ALONE_MS)
-		deadline = deadline - patience_ms + ALONE_MS;
+	if (alone && err == SSL_ERROR_WANT_READ && deadline > began + ALONE_MS)
+		deadline = began + ALONE_MS;
 	return await(err, deadline);
 }
 

@@ -157,6 +157,7 @@ static void obey(const char *line)
 	sscanf(line, "%15s", name);
 	await_bytes((uint64_t)num(line, "have", 0));
 	alone = (int)num(line, "alone", 0);
+	began = now_ms();
 	guarded = ssl && guard(name);
 	obey_one(name, line);
 	if (guarded)

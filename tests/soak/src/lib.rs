@@ -32,6 +32,12 @@
 //!   With one their sums are compared, and `SSL_want` only once one thread is left.
 //! * What an object does that SSL_clear has cleared after early data: OpenSSL fails its
 //!   next handshake.
+//! * Single reads with read-ahead and without AUTO_RETRY: OpenSSL returns after a ticket, but not
+//!   if it has read more already, and the shim does not read ahead.
+//! * Clear text after the shutdown, if an end answered a KeyUpdate or a certificate request after its
+//!   own close_notify: OpenSSL leaves those records to the program, the shim takes them off the wire.
+//! * Close and RST while data waits for room at the other end (a FIN instead), anything at once in
+//!   the middle of a renegotiation, and what comes after a second handshake that failed.
 //! * `SSL_has_pending` for bytes of an incomplete record and for read-ahead: they
 //!   stay on the socket under the shim, a documented deviation.
 

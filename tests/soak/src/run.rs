@@ -56,7 +56,7 @@ pub(crate) struct EndState {
     /// A KeyUpdate or a ticket waits for the next call that does I/O.
     pub(crate) waiting: bool,
     /// How much it had put on the wire when its close_notify was there, too.
-    pub(crate) closed_at: Option<usize>,
+    pub(crate) closed_at: Option<i64>,
     /// SSL_MODE_AUTO_RETRY.
     pub(crate) auto_retry: bool,
 }
@@ -388,9 +388,6 @@ impl Runner<'_> {
         self.quiet = self.relay.settle();
         let answer = answers[side].pop().unwrap_or_default();
         self.learn(side, &answer);
-        if self.state[side].shutdown & 1 != 0 && self.state[side].closed_at.is_none() {
-            self.state[side].closed_at = Some(self.relay.ways[side].captured.len());
-        }
         self.note(side, &answer);
         self.count(side, &answer);
         Ok(answer)
@@ -435,7 +432,10 @@ impl Runner<'_> {
             // Early data: the server's answer, which comes second, takes what the client gave.
             "early" if side == 0 => self.out[0] += n,
             "early" => self.out[0] -= n,
-            "xs" => self.clear[side] += n,
+            "xs" => {
+                self.clear[side] += n;
+                self.clear_sent[side] += n;
+            }
             "xr" => self.clear[1 - side] -= n,
             _ => {}
         }
@@ -477,10 +477,14 @@ impl Runner<'_> {
                         | "fork"
                 );
         if answer.contains(" sd=") {
-            self.state[side].shutdown = value(answer, "sd");
-        }
-        if name == "anew" {
-            self.state[side].closed_at = None;
+            let state = &mut self.state[side];
+            state.shutdown = value(answer, "sd");
+            state.closed_at = match state.shutdown & 1 {
+                0 => None,
+                _ => state
+                    .closed_at
+                    .or(Some(self.relay.ways[side].captured.len() as i64)),
+            };
         }
     }
 

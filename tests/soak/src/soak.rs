@@ -300,14 +300,12 @@ fn same(one: &[(usize, String)], other: &[(usize, String)]) -> bool {
 }
 
 fn is_same(one: &(usize, String), other: &(usize, String)) -> bool {
-    let parts = [&one.1, &other.1].map(|answer| answer.split_once(" want="));
-    match parts {
-        [Some(_), None] | [None, Some(_)] => {
-            let short = [&one.1, &other.1].map(|a| a.split(" want=").next());
-            one.0 == other.0 && short[0] == short[1]
-        }
-        _ => one == other,
-    }
+    let [a, b] = [&one.1, &other.1].map(|answer| match answer.split_once(" want=") {
+        Some((short, rest)) => (short, Some(rest)),
+        None => (answer.as_str(), None),
+    });
+    let only_one_tells = a.1.is_some() != b.1.is_some();
+    one.0 == other.0 && a.0 == b.0 && (only_one_tells || a.1 == b.1)
 }
 
 /// SSL_want after calls that move nothing is a deviation that is known ("S1").
