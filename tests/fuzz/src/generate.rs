@@ -48,7 +48,7 @@ pub(crate) struct Gen {
 }
 
 impl Gen {
-    pub(crate) fn setup(&mut self) {
+    fn setup(&mut self) {
         let r = &mut self.rng;
         self.setup.tls13 = r.chance(60);
         self.setup.cipher = r.below(4) as u8;
@@ -115,7 +115,7 @@ impl Gen {
         }
     }
 
-    pub(crate) fn begin(&mut self) -> Vec<Step> {
+    fn begin(&mut self) -> Vec<Step> {
         let (tx, rx, max) = (self.fresh(), self.fresh(), self.max());
         let mut steps = vec![Step::Accept(0)];
         if self.rng.chance(10) {
@@ -206,7 +206,7 @@ impl Gen {
         }
     }
 
-    pub(crate) fn event(&mut self) -> Event {
+    fn event(&mut self) -> Event {
         match self.rng.below(18) {
             0..=4 => Event::Record(1 + self.rng.size(9000) as u32),
             5..=9 => Event::Pieces(1 + self.rng.size(9000) as u32),
@@ -219,7 +219,7 @@ impl Gen {
         }
     }
 
-    pub(crate) fn meet(&mut self) -> Meet {
+    fn meet(&mut self) -> Meet {
         let r = &mut self.rng;
         match r.below(10) {
             0 | 1 => Meet::Reader(self.event()),
@@ -254,7 +254,7 @@ impl Gen {
         }
     }
 
-    pub(crate) fn step(&mut self, steps: &mut Vec<Step>) {
+    fn step(&mut self, steps: &mut Vec<Step>) {
         let (op, conn) = (self.op(), self.conn());
         match self.rng.weighted(&[26, 34, 22, 5, 4, 3, 7, 6, 5, 6, 7, 3]) {
             0 => self.sending(op, steps),

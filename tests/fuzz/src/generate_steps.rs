@@ -212,25 +212,19 @@ impl Gen {
                 Dir::Rx if matches!(pick, Pick::Again(_)) => (Pick::None, Pick::Continue),
                 Dir::Rx => (Pick::None, pick),
             };
-            steps.push(Step::Attach {
+            let attach = |(tx, rx)| Step::Attach {
                 op,
                 conn,
                 tx,
                 rx,
                 max,
-            });
+            };
+            steps.push(attach((tx, rx)));
             if self.rng.chance(40) {
-                let (tx, rx) = match dir {
+                steps.push(attach(match dir {
                     Dir::Tx => (Pick::Continue, Pick::None),
                     Dir::Rx => (Pick::None, Pick::Continue),
-                };
-                steps.push(Step::Attach {
-                    op,
-                    conn,
-                    tx,
-                    rx,
-                    max,
-                });
+                }));
             }
         }
     }

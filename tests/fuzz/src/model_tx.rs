@@ -30,6 +30,20 @@ pub struct SendCall<'a> {
     pub seq: Option<u64>,
 }
 
+impl<'a> SendCall<'a> {
+    /// All of `data`, of which none is left over.
+    pub fn whole(data: &'a [u8]) -> Self {
+        SendCall {
+            data,
+            good: data.len(),
+            kind: None,
+            stream: false,
+            may_block: false,
+            seq: None,
+        }
+    }
+}
+
 impl Tx {
     pub fn new(keys: Keys, max: usize) -> Tx {
         Tx {

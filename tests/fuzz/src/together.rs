@@ -365,14 +365,7 @@ impl World<'_> {
             Ok(got)
         });
         let data = self.bytes(len);
-        let call = SendCall {
-            data: &data,
-            good: len,
-            kind: None,
-            stream: false,
-            may_block: false,
-            seq: None,
-        };
+        let call = SendCall::whole(&data);
         self.model.send(o, &call, Ok(len))?;
         let theirs = Arc::clone(op);
         let writer = std::thread::spawn(move || out(theirs.send(&data, 0)));

@@ -177,14 +177,7 @@ impl World<'_> {
         let max = self.model.op(o).tx.as_ref().expect("sends() looked").max;
         if !file {
             let data = self.bytes(len);
-            let call = SendCall {
-                data: &data,
-                good: len,
-                kind: None,
-                stream: false,
-                may_block: false,
-                seq: None,
-            };
+            let call = SendCall::whole(&data);
             self.model.send(o, &call, Ok(len))?;
             let thread = sleeper(move || out(theirs.send(&data, 0)));
             let saw = self.drain(c, thread, "a writer")?;
@@ -236,12 +229,8 @@ impl World<'_> {
             let data = self.bytes(size);
             let saw = out(op.send(&data, MSG_DONTWAIT));
             let call = SendCall {
-                data: &data,
-                good: data.len(),
-                kind: None,
-                stream: false,
                 may_block: true,
-                seq: None,
+                ..SendCall::whole(&data)
             };
             self.model.send(o, &call, saw)?;
             self.conns[c].more = false;
