@@ -36,7 +36,7 @@ Whatever an end can see must be equal, and the wire must decrypt without a fault
 with its seed and the shortest program that shows it; the exit status is 1 then. The last lines say what
 was exercised and what the kernel carried.
 
-Without --openssl all five have their turn: 3.0 for --minutes, each other one for a quarter of that. A run of
+Without --openssl all five have their turn: 3.0 for --minutes, each other one for an eighth of that. A run of
 20 minutes or more goes on, for three times as long at most, until 2,000 programs count with 3.0 and 200
 with each other one, and each operation has met each of its lane transitions 100 times with each; if
 that is not reached the exit status is 1, too. A program counts if the kernel carried its data at
@@ -119,7 +119,7 @@ impl Soak {
         let alone = !self.openssl.is_empty();
         let minutes = match version == NATIVE || alone {
             true => self.minutes,
-            false => self.minutes / 4.0,
+            false => self.minutes / 8.0,
         };
         let most = minutes * 3.0;
         let mut argv = vec![

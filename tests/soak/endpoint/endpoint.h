@@ -57,6 +57,7 @@ void set_nonblock(int on);
 void set_timeout(int name, long ms);
 void set_timeouts(long receive_ms, long send_ms);
 void set_modes(long bits);
+long may_be_fragment(long n);
 int accept_any(int ok, X509_STORE_CTX *c);
 
 /* main.c */

@@ -255,7 +255,7 @@ static void obey_one(const char *name, const char *line)
 	} else if (!strcmp(name, "to")) {
 		set_timeouts((long)n, (long)n);
 	} else if (!strcmp(name, "msf")) {
-		r = plain(SSL_set_max_send_fragment(ssl, (long)n));
+		r = plain(SSL_set_max_send_fragment(ssl, may_be_fragment((long)n)));
 	} else if (!strcmp(name, "xs")) {
 		r = raw_send(n);
 	} else if (!strcmp(name, "xr")) {

@@ -21,6 +21,7 @@ int fd = -1;
 long receive_timeout;
 int is_server, use_ex, moving, blocking;
 int patience_ms = PATIENCE_MS;
+static long first_fragment;
 
 /* A BIO of the program's own, as curl and PostgreSQL have: recv and send. */
 static int own_read(BIO *b, char *to, int n)
@@ -119,6 +120,18 @@ void set_modes(long bits)
 	moving = !!(bits & 2);
 }
 
+/*
+ * OpenSSL 1.1.1 makes its write buffer once, for records as long as the first
+ * may be, and dies of a longer one ("buffer too small"); with the shim it goes
+ * on. No program can rely on the former.
+ */
+long may_be_fragment(long n)
+{
+	if (OPENSSL_VERSION_NUMBER < 0x30000000L && n > first_fragment)
+		return first_fragment;
+	return n;
+}
+
 int open_connection(const char *line)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET };
@@ -191,6 +204,7 @@ int open_connection(const char *line)
 	n = num(line, "msf", 0);
 	if (n)
 		SSL_set_max_send_fragment(ssl, n);
+	first_fragment = n ? n : SSL3_RT_MAX_PLAIN_LENGTH;
 	n = num(line, "mfl", 0);
 	if (n && !is_server)
 		SSL_set_tlsext_max_fragment_length(ssl, (uint8_t)n);
