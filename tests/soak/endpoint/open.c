@@ -21,7 +21,7 @@ int fd = -1;
 long receive_timeout;
 int is_server, use_ex, moving, blocking;
 int patience_ms = PATIENCE_MS;
-static long first_fragment;
+static long least_fragment;
 
 /* A BIO of the program's own, as curl and PostgreSQL have: recv and send. */
 static int own_read(BIO *b, char *to, int n)
@@ -121,15 +121,17 @@ void set_modes(long bits)
 }
 
 /*
- * OpenSSL 1.1.1 makes its write buffer once, for records as long as the first
- * may be, and dies of a longer one ("buffer too small"); with the shim it goes
- * on. No program can rely on the former.
+ * OpenSSL 1.1.1 sizes its write buffer by the fragment size of the moment and
+ * dies of a longer record later ("buffer too small"); with the shim it goes on.
+ * No program can rely on the former: here the size only sinks.
  */
 long may_be_fragment(long n)
 {
-	if (OPENSSL_VERSION_NUMBER < 0x30000000L && n > first_fragment)
-		return first_fragment;
-	return n;
+	if (OPENSSL_VERSION_NUMBER >= 0x30000000L)
+		return n;
+	if (n < least_fragment)
+		least_fragment = n;
+	return least_fragment;
 }
 
 int open_connection(const char *line)
@@ -204,7 +206,7 @@ int open_connection(const char *line)
 	n = num(line, "msf", 0);
 	if (n)
 		SSL_set_max_send_fragment(ssl, n);
-	first_fragment = n ? n : SSL3_RT_MAX_PLAIN_LENGTH;
+	least_fragment = n ? n : SSL3_RT_MAX_PLAIN_LENGTH;
 	n = num(line, "mfl", 0);
 	if (n && !is_server)
 		SSL_set_tlsext_max_fragment_length(ssl, (uint8_t)n);
