@@ -251,7 +251,8 @@ fn less_data_both_ways_in_every_suite() {
 /// A reader with a tiny buffer makes progress, and so does a tiny window.
 #[test]
 fn a_flood_through_tiny_buffers() {
-    in_vm(|| {
+    // A few bytes per round trip: on a busy machine that takes its time.
+    in_vm_for(std::time::Duration::from_secs(180), || {
         let pair = net::pair_on(
             "127.0.0.1:0",
             |n| {
