@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Compiles the C program of the `endings_*`, `unhooked_*` and `limits` tests, as anyone's program would
+//! Compiles the C program of the `endings_*`, `unhooked_*`, `hostile_*` and `limits` tests, as anyone's program would
 //! be: dynamically linked, so that a preload can stand in its way.
 
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ fn main() {
         "waits.c",
         "life.c",
         "limits.c",
+        "hostile.c",
     ];
     let dir = PathBuf::from("programs");
     println!("cargo:rerun-if-changed=programs/end.h");

@@ -36,6 +36,10 @@ impl Connection {
         if half.lane() != Lane::Watch {
             return false;
         }
+        // Postfix asks another process for its tickets' keys inside SSL_accept (R1).
+        if known != -1 && known != fd && !is_tcp(fd) {
+            return false;
+        }
         if known != -1 && known != fd {
             self.mark(mark::TWO_SOCKETS);
             self.refuse(Reason::TwoSockets);

@@ -61,7 +61,7 @@ struct scene {
 	void (*play)(struct end *e);
 };
 
-extern const struct scene endings[], paths[], waits[], life[], limits[];
+extern const struct scene endings[], paths[], waits[], life[], limits[], hostile[];
 
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -74,7 +74,7 @@ impl Runner<'_> {
         self.release(0);
         self.release(1);
         for side in 0..2 {
-            if self.empty && self.out[1 - side] > 0 {
+            if self.how.empty && self.out[1 - side] > 0 {
                 self.read_loop(side, self.out[1 - side], 16384)?;
                 self.relay.ways[1 - side].held = false;
             }

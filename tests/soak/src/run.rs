@@ -38,6 +38,8 @@ pub struct Lane {
     pub trouble: Option<String>,
     /// A write was cut off: the last record on the wire need not be whole.
     pub cut_off: [bool; 2],
+    /// The steps in which the wire was found to be plain.
+    pub clear_in: Vec<usize>,
     /// What the kernel did: the operation, the side that was at it (2: both), the answer.
     pub deeds: Vec<(String, usize, String, Both)>,
 }
@@ -83,8 +85,7 @@ pub(crate) struct Runner<'a> {
     pub(crate) quiet: [bool; 2],
     pub(crate) step: usize,
     pub(crate) patience: Duration,
-    pub(crate) careful: bool,
-    pub(crate) empty: bool,
+    pub(crate) how: How<'a>,
 }
 
 /// A value of an answer.
@@ -95,14 +96,22 @@ pub(crate) fn value(answer: &str, name: &str) -> i64 {
     found.and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-/// `careful` sends what waits before a read (S2, a deviation that is known); `empty` reads all
-/// there is before a renegotiation (S4).
+#[derive(Clone, Copy)]
+pub struct How<'a> {
+    /// Send what waits before a read (S2, a deviation that is known).
+    pub careful: bool,
+    /// Read all there is before a renegotiation (S4).
+    pub empty: bool,
+    /// The lane without a shim, when it is over: what depends on more than the program follows it.
+    pub plain: Option<&'a Lane>,
+}
+
 pub fn run(
     program: &Program,
     client: &mut Endpoint,
     server: &mut Endpoint,
     patience: Duration,
-    [careful, empty]: [bool; 2],
+    how: How<'_>,
     counters: &mut Counters,
 ) -> Lane {
     let mut lane = Lane::default();
@@ -114,7 +123,7 @@ pub fn run(
         program,
         [client, server],
         patience,
-        [careful, empty],
+        how,
         counters,
         &mut lane,
     ) {
@@ -192,7 +201,7 @@ fn go(
     program: &Program,
     ends: [&mut Endpoint; 2],
     patience: Duration,
-    [careful, empty]: [bool; 2],
+    how: How<'_>,
     counters: &mut Counters,
     lane: &mut Lane,
 ) -> Result<()> {
@@ -232,8 +241,7 @@ fn go(
         quiet: [true; 2],
         step: 0,
         patience,
-        careful,
-        empty,
+        how,
     };
     let result = runner.everything();
     *lane = runner.lane;

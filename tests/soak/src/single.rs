@@ -29,7 +29,7 @@ impl Runner<'_> {
             op,
             Op::ReadOnce(_) | Op::Peek(_) | Op::ReadAll { .. } | Op::ReadPart { .. }
         );
-        if self.careful && self.state[side].waiting && reads && !self.may_wait(side) {
+        if self.how.careful && self.state[side].waiting && reads && !self.may_wait(side) {
             self.send(side, "dh1 loose=1")?;
         }
         let loose = i32::from(!self.exact(side));
@@ -167,18 +167,27 @@ impl Runner<'_> {
 
     /// Both close_notify are through, and nobody reads ahead: the wire is plain. (An end may still have
     /// answered a KeyUpdate or a certificate request after its own close_notify: what plain OpenSSL
-    /// leaves to the program, which would take it for clear text, the shim has taken off the wire.)
-    fn is_clear(&self) -> bool {
+    /// leaves to the program, which would take it for clear text, the shim has taken off the wire. So
+    /// the lane without a shim decides.)
+    fn is_clear(&mut self) -> bool {
+        if let Some(plain) = self.how.plain {
+            return plain.clear_in.contains(&self.step);
+        }
         let is_last = |side: usize| {
             let sent = self.relay.ways[side].captured.len() as i64;
             self.state[side].closed_at == Some(sent - self.clear_sent[side])
         };
-        self.state
+        let clear = self
+            .state
             .iter()
             .all(|s| s.shutdown == 3 && !s.broken && !s.parked && !s.fin && !s.fd_closed)
             && (0..2).all(is_last)
             && SIDES.iter().all(|side| !self.program.end(*side).read_ahead)
-            && self.out.iter().all(|n| *n <= 0)
+            && self.out.iter().all(|n| *n <= 0);
+        if clear {
+            self.lane.clear_in.push(self.step);
+        }
+        clear
     }
 
     fn end(&mut self, side: usize, ending: Ending) -> Result<()> {

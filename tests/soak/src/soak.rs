@@ -10,7 +10,7 @@ use crate::counters::Counters;
 use crate::endpoint::{Endpoint, Launch};
 use crate::generate::{self, Without};
 use crate::program::Program;
-use crate::run::{self, Lane};
+use crate::run::{self, How, Lane};
 use crate::tally::{Carried, LANES, Tally};
 use crate::{oracle, shrink};
 
@@ -128,10 +128,9 @@ impl Soak {
         &self.ends[1][0].library
     }
 
-    fn lane(&mut self, program: &Program, lane: usize) -> Lane {
+    fn lane(&mut self, program: &Program, lane: usize, plain: Option<&Lane>) -> Lane {
         let (client, server) = (lane & 1, lane >> 1);
-        let [plain, shimmed] = &mut self.ends;
-        let ([c0, s0], [c1, s1]) = (plain, shimmed);
+        let [[c0, s0], [c1, s1]] = &mut self.ends;
         let c = if client == 1 { c1 } else { c0 };
         let s = if server == 1 { s1 } else { s0 };
         // Without a shim there is nothing to count, and reading it is dear.
@@ -140,14 +139,13 @@ impl Soak {
             0 => &mut nothing,
             _ => &mut self.counters,
         };
-        let mut run = run::run(
-            program,
-            c,
-            s,
-            self.options.patience,
-            ["S2", "S4"].map(|name| self.options.without.has(name)),
-            counters,
-        );
+        let without = |name| self.options.without.has(name);
+        let how = How {
+            careful: without("S2"),
+            empty: without("S4"),
+            plain,
+        };
+        let mut run = run::run(program, c, s, self.options.patience, how, counters);
         if self.options.without.has("S1") {
             run.transcript
                 .iter_mut()
@@ -165,13 +163,13 @@ impl Soak {
         let tally = &mut outcome.tally;
         tally.programs = 1;
         let mut in_kernel = true;
-        let plain = self.lane(program, 0);
+        let plain = self.lane(program, 0, None);
         for lane in 0..4 {
             let fresh;
             let run = if lane == 0 {
                 &plain
             } else {
-                fresh = self.lane(program, lane);
+                fresh = self.lane(program, lane, Some(&plain));
                 &fresh
             };
             tally.lanes += 1;
@@ -242,8 +240,8 @@ impl Soak {
 
     /// The first difference that a program shows in one lane.
     pub fn differs(&mut self, program: &Program, lane: usize) -> Option<(String, Transcripts)> {
-        let plain = self.lane(program, 0);
-        let run = self.lane(program, lane);
+        let plain = self.lane(program, 0, None);
+        let run = self.lane(program, lane, Some(&plain));
         if plain.trouble.is_some() && lane != 0 {
             return None;
         }
