@@ -199,7 +199,7 @@ int alg_tls_sendfile(struct alg_tls_ctx *ctx,
 		return -EFAULT;
 	if (a.flags & ~(MSG_DONTWAIT | MSG_MORE | MSG_NOSIGNAL))
 		return -EOPNOTSUPP;
-	/* where the answer cannot be written it is too late once bytes are sent */
+	/* a caller who cannot be answered is told so before anything is sent */
 	if (copy_to_user(uarg, &a, sizeof(a)))
 		return -EFAULT;
 	if (!alg_tls_sk(ctx))
@@ -233,5 +233,11 @@ out:
 		return alg_tls_tx_error(ctx, a.flags, ret);
 	a.count = ret;
 	a.offset = pos + ret;
-	return copy_to_user(uarg, &a, sizeof(a)) ? -EFAULT : 0;
+	/*
+	 * What was sent is told by the result as well: the memory may have gone
+	 * meanwhile, and an error would make the caller send it again.
+	 */
+	if (copy_to_user(uarg, &a, sizeof(a)) && !ret)
+		return -EFAULT;
+	return ret;
 }

@@ -160,9 +160,10 @@ struct alg_tls_detach {
  * @offset: in/out: position in @fd
  * @count: in: bytes to send; out: bytes sent
  *
- * ioctl(op, ALG_TLS_IOC_SENDFILE, &arg) returns 0, or an error when nothing
- * was sent.  sendfile(2) and splice(2) work too; this call needs no pipe of
- * one page per turn.
+ * ioctl(op, ALG_TLS_IOC_SENDFILE, &arg) returns the bytes sent, as @count, or an
+ * error when nothing was sent.  If the structure can no longer be written when
+ * they are, the result alone tells.  sendfile(2) and splice(2) work too; this
+ * call needs no pipe of one page per turn.
  */
 struct alg_tls_sendfile {
 	__s32	fd;

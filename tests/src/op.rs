@@ -269,16 +269,26 @@ impl Op {
         count: u64,
         flags: i32,
     ) -> Res<(u64, u64)> {
-        let mut arg = [0u64; 3];
-        let low = u64::from(file.as_raw_fd() as u32);
-        arg[0] = low | (u64::from((flags | libc::MSG_NOSIGNAL) as u32) << 32);
-        arg[1] = at;
-        arg[2] = count;
-        // SAFETY: the array has the layout of struct alg_tls_sendfile on a
-        // little-endian machine.
-        cvt_int(unsafe { libc::ioctl(self.as_raw_fd(), IOC_SENDFILE, arg.as_mut_ptr()) })?;
+        let mut arg = sendfile_arg(file, at, count, flags);
+        let sent = self.sendfile_at(&mut arg)?;
+        assert_eq!(sent, arg[2], "the result and the structure differ");
         Ok((arg[1], arg[2]))
     }
+
+    /// The same with a structure of the caller's, which may be where the kernel cannot write.
+    pub fn sendfile_at(&self, arg: *mut [u64; 3]) -> Res<u64> {
+        // SAFETY: the array has the layout of struct alg_tls_sendfile on a little-endian machine, and
+        // the kernel looks for itself whether there is one.
+        let sent = cvt_int(unsafe { libc::ioctl(self.as_raw_fd(), IOC_SENDFILE, arg) })?;
+        Ok(sent as u64)
+    }
+}
+
+/// struct alg_tls_sendfile.
+pub fn sendfile_arg(file: &impl AsRawFd, at: u64, count: u64, flags: i32) -> [u64; 3] {
+    let low = u64::from(file.as_raw_fd() as u32);
+    let flags = u64::from((flags | libc::MSG_NOSIGNAL) as u32) << 32;
+    [low | flags, at, count]
 }
 
 /// The control message that sets a record's type.

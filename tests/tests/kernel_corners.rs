@@ -5,7 +5,7 @@ use std::arch::asm;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use ktlsshim_tests::op::{IOC_SENDFILE, SOL_TLS, TLS_TX_MAX_PAYLOAD_LEN};
+use ktlsshim_tests::op::{IOC_SENDFILE, SOL_TLS, TLS_TX_MAX_PAYLOAD_LEN, sendfile_arg};
 use ktlsshim_tests::peer::{DATA, HANDSHAKE};
 use ktlsshim_tests::*;
 use libc::*;
@@ -78,7 +78,7 @@ fn a_32_bit_program_has_the_same_ioctl() {
             *arg.add(2) = 5000;
         }
         let fd = link.op.as_raw_fd();
-        assert_eq!(ioctl_32(fd, IOC_SENDFILE, page as u32), 0);
+        assert_eq!(ioctl_32(fd, IOC_SENDFILE, page as u32), 5000);
         // SAFETY: as above.
         assert_eq!(unsafe { (*arg.add(1), *arg.add(2)) }, (6000, 5000));
         assert_eq!(link.peer.expect(5000), data[1000..6000]);
@@ -117,6 +117,47 @@ fn the_record_size_sinks_while_a_control_record_waits() {
             sent -= record.data.len();
         }
         assert_eq!(sender.end(), fail(EMSGSIZE));
+        link.check();
+    });
+}
+
+/// The structure goes while the file is on its way: what was sent is told all the same, or the caller
+/// would send it again.
+#[test]
+fn a_sendfile_whose_answer_cannot_be_written_tells_what_it_sent() {
+    in_vm(|| {
+        let len = 3_000_000;
+        let data = pattern(len);
+        std::fs::write("/run/answer.data", &data).expect("write");
+        let file = std::fs::File::open("/run/answer.data").expect("file");
+        let mut link = Link::any();
+        // SAFETY: a new mapping.
+        let page = unsafe {
+            let flags = MAP_PRIVATE | MAP_ANONYMOUS;
+            mmap(
+                std::ptr::null_mut(),
+                4096,
+                PROT_READ | PROT_WRITE,
+                flags,
+                -1,
+                0,
+            )
+        };
+        assert_ne!(page, MAP_FAILED);
+        let arg = page.cast::<[u64; 3]>();
+        let asked = sendfile_arg(&file, 0, len as u64, 0);
+        // SAFETY: within the page, which nobody else has yet.
+        unsafe { *arg = asked };
+        let (op, at) = (Arc::clone(&link.op), arg as usize);
+        let thread = sleeper(move || op.sendfile_at(at as *mut [u64; 3]));
+        // SAFETY: our own page; the kernel alone writes to it.
+        assert_eq!(unsafe { mprotect(page, 4096, PROT_READ) }, 0);
+        assert!(link.peer.expect(len) == data, "bytes differ");
+        assert_eq!(thread.end(), Ok(len as u64));
+        // SAFETY: within the page, which is still there.
+        assert_eq!(unsafe { *arg }, asked, "written to a page that cannot be");
+        // Where it cannot be written from the start, nothing is sent.
+        assert_eq!(link.op.sendfile_at(arg), fail(EFAULT));
         link.check();
     });
 }

@@ -3,9 +3,9 @@
 //! kernel only). A call that fails for it must have done nothing, so it is made again, and what it does in
 //! the end must still be what the model says: no byte lost or twice, no record in part, no nonce twice.
 //!
-//! Hurt are sendmsg, recvmsg and detach. Not: attach and re-key, where the crypto API answers a failed
-//! allocation by waiting a minute for an algorithm; `ALG_TLS_IOC_SENDFILE`, whose answer may fail to be
-//! written after the bytes were sent; steps with threads; sequences with small receive buffers.
+//! Hurt are sendmsg, the sendfile ioctl, recvmsg and detach. Not: attach and re-key, where the crypto API
+//! answers a failed allocation by waiting a minute for an algorithm; steps with threads; sequences with
+//! small receive buffers.
 
 use ktlsshim_tests::Op;
 use ktlsshim_tests::faults::{Faults, KINDS};
