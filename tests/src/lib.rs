@@ -23,6 +23,7 @@ pub mod programs_talk;
 pub mod stage;
 pub mod sys;
 pub mod traffic;
+pub mod veth;
 pub mod watch;
 
 pub use fixture::{FORMS, Link, SUITES, duo, pattern};
