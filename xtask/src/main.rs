@@ -2,6 +2,11 @@
 //! `cargo xtask`: how people build, lint and test ktlsshim. One verb per chore, one file per verb;
 //! everything that a verb makes or fetches lies under `target/`.
 
+mod bench;
+mod bench_cells;
+mod bench_guest;
+mod bench_profile;
+mod bench_table;
 mod build;
 mod clean;
 mod coverage;
@@ -71,6 +76,8 @@ enum Verb {
     Clean(clean::Clean),
     /// Show the main job: nginx and curl, with and without ktlsshim
     Demo(demo::Demo),
+    /// Count what a byte costs, without TLS, with OpenSSL, its own kernel TLS, and ktlsshim
+    Bench(bench::Bench),
     /// Run real programs with and without ktlsshim, and write MATRIX.md
     Matrix(matrix::Matrix),
     /// Fetch other OpenSSLs to test with
@@ -95,6 +102,7 @@ fn main() {
         Verb::Doctor(verb) => verb.run(),
         Verb::Clean(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
+        Verb::Bench(verb) => verb.run(),
         Verb::Matrix(verb) => verb.run(),
         Verb::Roots(verb) => verb.run(),
         Verb::Fuzz(verb) => verb.run(),

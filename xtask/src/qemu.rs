@@ -22,6 +22,8 @@ pub struct Qemu<'a> {
     /// What this kernel's command line needs besides
     pub parameters: &'a str,
     pub icount: bool,
+    /// A plugin and its options; what it writes goes to the guest's /out
+    pub plugin: Option<&'a str>,
     pub tty: bool,
 }
 
@@ -48,6 +50,10 @@ impl Qemu<'_> {
         qemu.arg(format!("{COMMAND_LINE} {clock} {}", self.parameters));
         qemu.args(["-serial", &format!("file:{}", escape(self.console))]);
         qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+        if let Some(plugin) = self.plugin {
+            let out = escape(&self.out.join("counts"));
+            qemu.args(["-plugin", &format!("{plugin},out={out}")]);
+        }
         share(&mut qemu, "hostroot", Path::new("/"), ",readonly=on");
         share(&mut qemu, "out", self.out, "");
         self.streams(&mut qemu);

@@ -72,6 +72,9 @@ pub struct Machine {
     /// Count instructions: one CPU, and rdtsc returns the number of instructions executed
     #[arg(long)]
     pub icount: bool,
+    /// A QEMU plugin with its options; it is told to write to OUT/counts
+    #[arg(long, hide = true, value_name = "FILE[,OPTION…]")]
+    pub plugin: Option<String>,
     /// Kill the machine after so many seconds (exit status 124)
     #[arg(long, default_value_t = DEFAULT_TIMEOUT, value_name = "SECONDS")]
     pub timeout: u64,
@@ -223,6 +226,7 @@ impl Machine {
             cpus: 2,
             memory: DEFAULT_MEMORY,
             icount: false,
+            plugin: None,
             timeout: DEFAULT_TIMEOUT,
             no_module: false,
             ignore_dmesg: false,
@@ -276,6 +280,7 @@ impl Run<'_> {
             memory: self.machine.memory,
             parameters: self.machine.kernel.parameters(),
             icount: self.machine.icount,
+            plugin: self.machine.plugin.as_deref(),
             tty: self.tty,
         };
         let (ports, guest_ends) = Ports::new()?;
