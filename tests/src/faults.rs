@@ -2,9 +2,10 @@
 //! Faults inside the kernel, where they hit our module: allocations that fail, user memory that cannot
 //! be copied. Only the debug kernel injects them (`debug_*` test programs, `--kernel debug`).
 //!
-//! Two ways. [`Faults`] lets a share of all calls fail that have `algif_tls` on their stack, whoever
+//! Three ways. [`Faults`] lets a share of all calls fail that have `algif_tls` on their stack, whoever
 //! makes them: for load. [`nth`] lets exactly the nth call of this thread fail, wherever it is: to walk
-//! through every failing path of one system call.
+//! through every failing path of one system call. [`after`] lets all of them fail once so much memory
+//! was given out: for what is tried again and again.
 //!
 //! The settings are the machine's, so only one [`Faults`] exists at a time; dropping it ends them.
 
@@ -92,6 +93,15 @@ pub struct Faults {
 impl Faults {
     /// `percent` of the calls of each kind fail if our module is on the stack.
     pub fn new(kinds: &[Kind], percent: u32) -> Faults {
+        let faults = Faults::prepared(kinds);
+        for kind in kinds {
+            kind.set("probability", percent);
+        }
+        faults
+    }
+
+    /// Only where our module is on the stack, and not yet at all.
+    fn prepared(kinds: &[Kind]) -> Faults {
         let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
         let (base, end) = module();
         for kind in kinds {
@@ -100,7 +110,6 @@ impl Faults {
             kind.set("stacktrace-depth", 32);
             kind.set("require-start", format!("{base:#x}"));
             kind.set("require-end", format!("{end:#x}"));
-            kind.set("probability", percent);
         }
         Faults {
             kinds: kinds.to_vec(),
@@ -118,10 +127,28 @@ impl Drop for Faults {
     fn drop(&mut self) {
         for kind in &self.kinds {
             let _ = fs::write(kind.path("probability"), "0");
+            let _ = fs::write(kind.path("space"), "0");
+            let _ = fs::write(kind.path("task-filter"), "N");
             let _ = fs::write(kind.path("require-start"), "0");
             let _ = fs::write(kind.path("require-end"), "0xffffffffffffffff");
         }
     }
+}
+
+/// Runs `call`; once this thread has been given `bytes` in small pieces, each further one that our module
+/// asks for is refused. Tells how many were.
+pub fn after<T>(bytes: usize, call: impl FnOnce() -> T) -> (T, u64) {
+    const MARK: &str = "/proc/thread-self/make-it-fail";
+    let faults = Faults::prepared(&[Kind::Slab]);
+    let mark = |on: &str| fs::write(MARK, on).unwrap_or_else(|e| panic!("{MARK}: {e}"));
+    Kind::Slab.set("task-filter", "Y");
+    mark("1");
+    Kind::Slab.set("space", bytes);
+    Kind::Slab.set("probability", 100);
+    let value = call();
+    Kind::Slab.set("probability", 0);
+    mark("0");
+    (value, faults.hits())
 }
 
 /// Runs `call` with the `n`th (from 1) call that can fail failing in this thread; tells whether the

@@ -2,8 +2,8 @@
 //! A wire between two network namespaces, for what loopback does not do: join segments, lose or delay
 //! them, or refuse to gather. Both namespaces live as long as the sockets and threads in them.
 
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::mpsc::channel;
 
@@ -45,9 +45,26 @@ pub fn offload(device: &str, what: Feature, on: bool) {
     sys::cvt_int(ret).unwrap_or_else(|e| panic!("{device}: {what:?}: {e:?}"));
 }
 
+const NEAR_IP: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+const FAR_IP: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+
 /// Both ends of a connection over the wire; the first belongs to this thread, which is in a new
 /// namespace for good. `near` and `far` prepare the devices, each in its own namespace.
 pub fn wire(near: impl FnOnce(), far: impl FnOnce() + Send + 'static) -> (TcpStream, TcpStream) {
+    connected(near, far, false)
+}
+
+/// A wire without scatter/gather at the near end: TCP has to copy what it is handed. It does so only
+/// for a socket that does without GSO too, as one with signatures (RFC 2385) does.
+pub fn wire_that_copies() -> (TcpStream, TcpStream) {
+    connected(|| offload(NEAR, Feature::ScatterGather, false), || {}, true)
+}
+
+fn connected(
+    near: impl FnOnce(),
+    far: impl FnOnce() + Send + 'static,
+    signed: bool,
+) -> (TcpStream, TcpStream) {
     net::new_namespace();
     run(&format!("ip link add {NEAR} type veth peer name {FAR}"));
     let (tell, told) = channel();
@@ -57,10 +74,13 @@ pub fn wire(near: impl FnOnce(), far: impl FnOnce() + Send + 'static) -> (TcpStr
         net::new_namespace();
         tell.send(sys::this_thread()).expect("told");
         gone.recv().expect("the device");
-        run(&format!("ip addr add 10.9.0.2/24 dev {FAR}"));
+        run(&format!("ip addr add {FAR_IP}/24 dev {FAR}"));
         far();
         run(&format!("ip link set {FAR} up"));
-        let listener = TcpListener::bind("10.9.0.2:0").expect("bind");
+        let listener = TcpListener::bind((FAR_IP, 0)).expect("bind");
+        if signed {
+            sign(&listener, NEAR_IP);
+        }
         listens
             .send(listener.local_addr().expect("address"))
             .expect("told");
@@ -69,11 +89,28 @@ pub fn wire(near: impl FnOnce(), far: impl FnOnce() + Send + 'static) -> (TcpStr
     let tid = told.recv().expect("the thread");
     run(&format!("ip link set {FAR} netns {tid}"));
     go.send(()).expect("it waits");
-    run(&format!("ip addr add 10.9.0.1/24 dev {NEAR}"));
+    run(&format!("ip addr add {NEAR_IP}/24 dev {NEAR}"));
     near();
     run(&format!("ip link set {NEAR} up"));
-    let tcp = TcpStream::connect(listening.recv().expect("an address")).expect("connect");
-    (tcp, thread.join().expect("the far end"))
+    let socket: OwnedFd = sys::socket(libc::AF_INET, libc::SOCK_STREAM, 0).expect("socket");
+    if signed {
+        sign(&socket, FAR_IP);
+    }
+    net::connect(&socket, listening.recv().expect("an address")).expect("connect");
+    (TcpStream::from(socket), thread.join().expect("the far end"))
+}
+
+/// `TCP_MD5SIG`: segments to and from `peer` carry a signature.
+fn sign(socket: &impl AsRawFd, peer: Ipv4Addr) {
+    const TCP_MD5SIG: i32 = 14;
+    const KEY: &[u8] = b"both ends know this";
+    // struct tcp_md5sig: sockaddr_storage, flags, prefix, length, interface, key.
+    let mut sig = [0; 128 + 8 + 80];
+    sig[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    sig[4..8].copy_from_slice(&peer.octets());
+    sig[130..132].copy_from_slice(&(KEY.len() as u16).to_ne_bytes());
+    sig[136..136 + KEY.len()].copy_from_slice(KEY);
+    sys::setsockopt(socket, libc::IPPROTO_TCP, TCP_MD5SIG, &sig).expect("TCP_MD5SIG");
 }
 
 /// A counter of this thread's namespace: `("snmp", "Tcp", "InSegs")`, `("netstat", "TcpExt", …)`.

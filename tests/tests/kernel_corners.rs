@@ -161,3 +161,143 @@ fn a_sendfile_whose_answer_cannot_be_written_tells_what_it_sent() {
         link.check();
     });
 }
+
+/// Whatever a call waits for, a signal ends the wait, nothing was done, and the call can be made again.
+#[test]
+fn signals_end_each_sleep() {
+    in_vm_for(ms(120_000), || {
+        sys::handle_usr1(false);
+        std::fs::write("/run/sleep.data", pattern(50_000)).unwrap();
+        let file = Arc::new(std::fs::File::open("/run/sleep.data").unwrap());
+        type Call = Box<dyn Fn(&Op) -> sys::Res<usize> + Send>;
+        let copy = Arc::clone(&file);
+        let full: [(&str, Call); 4] = [
+            ("send", Box::new(|op| op.send(&pattern(9_000), 0))),
+            (
+                "ioctl",
+                Box::new(move |op| {
+                    let mut arg = sendfile_arg(&copy, 0, 9_000, 0);
+                    op.sendfile_at(&mut arg).map(|n| n as usize)
+                }),
+            ),
+            (
+                "sendfile",
+                Box::new(move |op| sys::sendfile(op, &*file, &mut 0, 9_000)),
+            ),
+            (
+                "splice",
+                Box::new(|op| {
+                    let (out, into) = sys::pipe();
+                    sys::write(&into, &pattern(9_000))?;
+                    let sent = sys::splice(&out, op, 9_000, 0);
+                    let left = sys::unread(&out);
+                    assert_eq!(
+                        left,
+                        9_000 - sent.unwrap_or(0),
+                        "what was not sent is there"
+                    );
+                    sent
+                }),
+            ),
+        ];
+        for (way, call) in full {
+            let pair = net::pair_on(
+                "127.0.0.1:0",
+                |n| net::sndbuf(n, 30_000),
+                |f| net::rcvbuf(f, 9_000),
+            );
+            let mut link = Link::over(pair, Version::Tls13, Cipher::Aes128Gcm);
+            // TCP moves bytes to the peer's queue for a while after the first EAGAIN.
+            let (mut sent, mut calm) = (0, 0);
+            while calm < 4 {
+                calm += 1;
+                while link.op.send(&pattern(9_000), MSG_DONTWAIT) == Ok(9_000) {
+                    (sent, calm) = (sent + 9_000, 0);
+                }
+                std::thread::sleep(ms(200));
+            }
+            let seq = link.op.seq(Dir::Tx);
+            let (op, call) = (Arc::clone(&link.op), Arc::new(std::sync::Mutex::new(call)));
+            let again = Arc::clone(&call);
+            let waiting = sleeper(move || call.lock().unwrap()(&op));
+            sys::interrupt(waiting.tid);
+            assert_eq!(waiting.end(), fail(EINTR), "{way}");
+            assert_eq!(link.op.seq(Dir::Tx), seq, "{way}: a number was used");
+            let op = Arc::clone(&link.op);
+            let waiting = sleeper(move || again.lock().unwrap()(&op));
+            for at in (0..sent).step_by(9_000) {
+                assert_eq!(link.peer.expect(9_000), pattern(9_000), "{way}: at {at}");
+            }
+            assert_eq!(waiting.end(), Ok(9_000), "{way}");
+            assert_eq!(link.peer.expect(9_000), pattern(9_000), "{way}");
+            link.check();
+        }
+        for way in ["recv", "record", "splice"] {
+            let mut link = Link::any();
+            // Part of a record, which makes no difference.
+            let wire = link.peer.tx.seal(DATA, b"data", 0);
+            link.peer.raw(&wire[..9]);
+            let op = Arc::clone(&link.op);
+            let waiting = sleeper(move || match way {
+                "recv" => op.recv(&mut [0; 100], 0),
+                "record" => op.recv_record(100, 0).map(|r| r.1.len()),
+                _ => {
+                    let (_out, into) = sys::pipe();
+                    sys::splice(&*op, &into, 100, 0)
+                }
+            });
+            sys::interrupt(waiting.tid);
+            assert_eq!(waiting.end(), fail(EINTR), "{way}");
+            link.peer.raw(&wire[9..]);
+            assert_eq!(link.op.recv_exact(4), b"data", "{way}");
+        }
+    });
+}
+
+/// Records that hold nothing keep a reader busy without giving him anything: he can be called away.
+#[test]
+fn a_signal_ends_a_read_among_empty_records() {
+    in_vm(|| {
+        sys::handle_usr1(false);
+        for way in ["recv", "splice"] {
+            let mut link = Link::any();
+            let mut tcp = link.peer.tcp.try_clone().unwrap();
+            let mut wire = Vec::new();
+            for _ in 0..20_000 {
+                wire.extend(link.peer.tx.seal(DATA, b"", 0));
+            }
+            let all = wire.len();
+            let writer = std::thread::spawn(move || std::io::Write::write_all(&mut tcp, &wire));
+            link.arrived(all.min(40_000));
+            let op = Arc::clone(&link.op);
+            let (tell, told) = std::sync::mpsc::channel();
+            let reader = std::thread::spawn(move || {
+                tell.send(sys::this_thread()).unwrap();
+                match way {
+                    "recv" => op.recv(&mut [0; 100], 0),
+                    _ => {
+                        let (_out, into) = sys::pipe();
+                        sys::splice(&*op, &into, 100, 0)
+                    }
+                }
+            });
+            let tid = told.recv().unwrap();
+            let start = std::time::Instant::now();
+            while !reader.is_finished() {
+                assert!(
+                    start.elapsed() < patient(ms(30_000)),
+                    "{way}: never called away"
+                );
+                sys::interrupt(tid);
+                std::thread::sleep(ms(1));
+            }
+            assert_eq!(reader.join().unwrap(), fail(EINTR), "{way}");
+            // Nothing is lost: the next reader goes on where this one was.
+            let op = Arc::clone(&link.op);
+            let reader = std::thread::spawn(move || op.recv_exact(4));
+            writer.join().unwrap().unwrap();
+            link.peer.data(b"data");
+            assert_eq!(reader.join().unwrap(), b"data", "{way}");
+        }
+    });
+}

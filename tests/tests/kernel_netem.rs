@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ktlsshim_tests::peer::DATA;
-use ktlsshim_tests::veth::{self, counter};
+use ktlsshim_tests::veth::{self, Feature, counter};
 use ktlsshim_tests::*;
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -93,6 +93,22 @@ fn segments_are_late_and_the_line_is_slow() {
     });
 }
 
+/// Here TCP takes a record piece by piece into buffers of its own.
+#[test]
+fn a_device_that_cannot_gather() {
+    in_vm_for(LIMIT, || {
+        for (version, cipher) in FORMS {
+            let thread = std::thread::spawn(move || {
+                both_ways(
+                    Link::over(veth::wire_that_copies(), version, cipher),
+                    300_000,
+                );
+            });
+            thread.join().expect("no panic");
+        }
+    });
+}
+
 /// Two kernel sockets face to face, everything at once.
 #[test]
 fn two_kernel_sockets_over_a_bad_line() {
@@ -102,6 +118,10 @@ fn two_kernel_sockets_over_a_bad_line() {
             let thread = std::thread::spawn(move || {
                 // Op and socket are of one namespace, and both ops are ours: the line is loopback.
                 net::new_namespace();
+                // Segments of the usual size, so that there are enough of them.
+                veth::run("ip link set lo mtu 1500");
+                veth::offload("lo", Feature::Tso, false);
+                veth::offload("lo", Feature::Gso, false);
                 veth::run(&format!("tc qdisc add dev lo root netem {what}"));
                 let [(a, _near), (b, _far)] = duo(net::pair(), version, cipher);
                 let data = pattern(500_000);

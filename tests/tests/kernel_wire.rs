@@ -73,6 +73,33 @@ fn d10_one_byte_segments() {
     });
 }
 
+/// No border of a record, of its header or of a cipher's block falls on one of a segment for long.
+#[test]
+fn segments_of_37_bytes() {
+    in_vm(|| {
+        for (version, cipher) in SUITES {
+            let mut link = Link::new(version, cipher);
+            let data = random(40_000);
+            let mut wire = Vec::new();
+            for (n, piece) in data.chunks(7_001).enumerate() {
+                wire.extend(link.peer.tx.seal(DATA, piece, 0));
+                if n == 2 {
+                    wire.extend(link.peer.tx.seal(DATA, b"", 0));
+                }
+            }
+            let mut tcp = link.peer.tcp.try_clone().unwrap();
+            let writer = std::thread::spawn(move || {
+                for segment in wire.chunks(37) {
+                    tcp.write_all(segment).unwrap();
+                }
+            });
+            assert!(link.op.recv_exact(40_000) == data, "{version:?} {cipher:?}");
+            writer.join().unwrap();
+            link.check();
+        }
+    });
+}
+
 #[test]
 fn d10_thousands_of_one_byte_segments_before_the_reader_looks() {
     in_vm(|| {
