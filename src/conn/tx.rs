@@ -127,6 +127,7 @@ impl Connection {
     pub fn libc_send(
         &self,
         id: ConnId,
+        fd: i32,
         iov: &[libc::iovec],
         flags: i32,
         real: &dyn Fn() -> isize,
@@ -143,7 +144,7 @@ impl Connection {
                 let n = iov
                     .iter()
                     .fold(0usize, |sum, piece| sum.saturating_add(piece.iov_len));
-                return match sys::can_send(self.tx.fd.load(Ordering::Acquire)) {
+                return match sys::can_send(fd) {
                     Ok(()) => {
                         Half::add(&self.tx.left, n);
                         n as isize

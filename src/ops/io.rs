@@ -90,7 +90,7 @@ pub fn send(fd: i32, iov: &[libc::iovec], flags: i32, real: &dyn Fn() -> isize) 
         return errno::fail(libc::EPIPE);
     }
     match found {
-        Some((id, conn)) => conn.libc_send(id, iov, flags, real),
+        Some((id, conn)) => conn.libc_send(id, fd, iov, flags, real),
         None if fdtable::entry(fd) == Entry::Own => errno::fail(libc::EBADF),
         None => real(),
     }

@@ -50,8 +50,10 @@ pub fn is_fast(live: &Live, conn: &Connection, mode: c_long) -> bool {
 
 /// Could it, if there is no KeyUpdate to send before it?
 fn is_open(live: &Live, conn: &Connection, mode: c_long) -> bool {
+    // What goes through a BIO of type SSL is not counted on its way in: `level` could be
+    // true with a record of OpenSSL's in a buffer below, which must leave first.
     conn.tx.lane() == Lane::Kernel
-        && !conn.is(mark::SLOW_ONLY)
+        && !conn.is(mark::SLOW_ONLY | mark::SSL_BIO)
         && !conn.tx.closed.load(Ordering::Acquire)
         && (planted::is(Plant::FastWhileWireBusy)
             || !conn.tx.wire_busy.load(Ordering::Acquire) && conn.tx.level())
