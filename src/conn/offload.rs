@@ -34,10 +34,9 @@ const PADDING_BY_CONFIG: u64 = 0x3040_0000;
 const RECORD_LAYERS: u64 = 0x3020_0000;
 
 /// Are records as long as split_send_fragment says, which SSL_set_max_send_fragment makes
-/// smaller and never larger again? So in 3.0 and 3.1; in 1.1.1, as from 3.2 on, the size that
-/// was set last counts.
+/// smaller and never larger again? So from 3.0 on; in 1.1.1 the size that was set last counts.
 pub fn records_only_shrink(version: u64) -> bool {
-    (0x3000_0000..RECORD_LAYERS).contains(&version)
+    version >= 0x3000_0000
 }
 
 /// A direction that is ready to go.
@@ -403,8 +402,8 @@ impl Connection {
     }
 
     /// Plaintext bytes per record: what the peer asked for by max_fragment_length (RFC
-    /// 6066 §4), or else what the program set. Most OpenSSLs do not take the smaller one,
-    /// and a record of theirs must fit.
+    /// 6066 §4), or what the program set: the smaller one, but in 1.1.1 the peer's, even if
+    /// it is larger.
     pub fn fragment(&self, live: &Live) -> u16 {
         let own = self.max_fragment.load(Ordering::Relaxed);
         let table = live.table;
