@@ -5,7 +5,7 @@
 mod handback;
 
 use handback::{Client, Ends, Found, SUITES12, SUITES13, Script, Server};
-use ktlsshim_soak::program::{Cut, Op, Step};
+use ktlsshim_soak::program::{Cut, Io, Op, Step};
 
 /// Control records went by the kernel, no key changed, and nothing was handed back.
 fn passed(found: &Found, at_least: i64) {
@@ -194,5 +194,20 @@ fn clear_text_after_a_bio_of_type_ssl() {
             .op(other, Op::ClearReceive)
             .bare();
         ends.check("chain", &program, |_| ());
+    }
+}
+
+/// Nor where a record is: one that waits in a buffer below must leave before the next.
+#[test]
+fn a_buffer_below_a_bio_of_type_ssl() {
+    let mut ends = Ends::new("msg-chain-buffer");
+    for side in [Client, Server] {
+        let program = Script::new(SUITES13[0])
+            .with(|setup| setup.ends[usize::from(side == Server)].io = Io::Buffer)
+            .op(side, Op::ChainWrite(2))
+            .op(side, Op::WriteTwice(2, 764))
+            .read_all(side.other())
+            .bare();
+        ends.check("chain-buffer", &program, |_| ());
     }
 }

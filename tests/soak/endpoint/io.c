@@ -110,8 +110,12 @@ int await(int err, uint64_t deadline)
 	/* Without AUTO_RETRY a read gives up although OpenSSL has more in its own buffer. */
 	if (err == SSL_ERROR_WANT_READ && SSL_has_pending(ssl))
 		left = 1;
-	/* And it may leave a HelloRequest to the next call, which nothing announces. */
-	if (err == SSL_ERROR_WANT_READ && left > 20 && (SSL_renegotiate_pending(ssl) || SSL_in_init(ssl)))
+	/*
+	 * And it may leave a HelloRequest to the next call, which nothing announces;
+	 * nor does 3.2 and later what it had read ahead when a KeyUpdate came.
+	 */
+	if (err == SSL_ERROR_WANT_READ && left > 20 &&
+	    (SSL_renegotiate_pending(ssl) || SSL_in_init(ssl) || SSL_get_read_ahead(ssl)))
 		left = 20;
 	poll(&p, 1, (int)left);
 	return 1;

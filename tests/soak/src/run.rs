@@ -96,7 +96,7 @@ pub(crate) fn value(answer: &str, name: &str) -> i64 {
     found.and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct How<'a> {
     /// Send what waits before a read (S2, a deviation that is known).
     pub careful: bool,

@@ -283,7 +283,14 @@ impl Ends {
         let server = if shim[1] { s1 } else { s0 };
         let patience = Duration::from_secs(30);
         let mut counters = ktlsshim_soak::counters::Counters::none();
-        let lane = run::run(program, client, server, patience, [false; 2], &mut counters);
+        let lane = run::run(
+            program,
+            client,
+            server,
+            patience,
+            run::How::default(),
+            &mut counters,
+        );
         let kernel = if self.lab.plain() {
             Kernel::default()
         } else {
