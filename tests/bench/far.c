@@ -2,8 +2,9 @@
 /*
  * The far end: the same program, never preloaded, in every column, and as cheap as it can be. It makes
  * a handshake with OpenSSL, and then moves ciphertext that it neither opens nor, while somebody
- * measures, seals: what arrives is dropped inside the kernel (MSG_TRUNC) and does not wake it per
- * record (SO_RCVLOWAT); what it sends was sealed beforehand and lies in a memfd.
+ * measures, seals: what arrives is dropped inside the kernel (MSG_TRUNC) and does not wake it per record
+ * (SO_RCVLOWAT); what it sends was sealed beforehand. It sends by send(2), not sendfile(2): pages that the
+ * sender may still write to are nothing that comes from a network, and receivers copy them first.
  *
  * It listens on PORT for one connection, then takes orders (bench.h).
  */
@@ -16,9 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -34,8 +32,8 @@ struct far {
 	SSL *ssl;
 	BIO *sealed; /* what SSL_write makes of it, once the handshake is over */
 	int fd;
-	int file; /* prepared ciphertext */
-	uint64_t prepared, sent;
+	char *store; /* prepared ciphertext */
+	uint64_t room, prepared, sent;
 	uint64_t dropped;
 	uint64_t sealing_ns;
 	size_t records; /* lengths of the prepared records, for ORDER_ROUNDS */
@@ -78,15 +76,14 @@ static int drop(struct far *f, int fd)
 
 static void put(struct far *f, const void *data, size_t n)
 {
-	while (n) {
-		ssize_t done = write(f->file, data, n);
-
-		if (done <= 0)
-			die("memfd");
-		data = (const char *)data + done;
-		n -= done;
-		f->prepared += done;
+	if (f->prepared + n > f->room) {
+		f->room = 2 * (f->prepared + n);
+		f->store = realloc(f->store, f->room);
+		if (!f->store)
+			die("realloc");
 	}
+	memcpy(f->store + f->prepared, data, n);
+	f->prepared += n;
 }
 
 /* Walks the record headers of what was just sealed. */
@@ -113,8 +110,6 @@ static void prepare(struct far *f, uint64_t bytes, uint64_t chunk)
 		die("chunk");
 	for (size_t i = 0; i < sizeof(text); i++)
 		text[i] = i * 31 + (i >> 8);
-	if (ftruncate(f->file, 0) || lseek(f->file, 0, SEEK_SET))
-		die("memfd");
 	f->prepared = f->sent = 0;
 	f->records = 0;
 	for (uint64_t done = 0; done < bytes; done += chunk) {
@@ -142,10 +137,10 @@ static void prepare(struct far *f, uint64_t bytes, uint64_t chunk)
 static void send_some(struct far *f, size_t bytes)
 {
 	while (bytes) {
-		ssize_t n = sendfile(f->fd, f->file, NULL, bytes);
+		ssize_t n = send(f->fd, f->store + f->sent, bytes, 0);
 
 		if (n <= 0)
-			die("sendfile");
+			die("send");
 		bytes -= n;
 		f->sent += n;
 	}
@@ -155,8 +150,6 @@ static void send_prepared(struct far *f, size_t piece, uint64_t pause_ns)
 {
 	struct timespec pause = { .tv_nsec = pause_ns };
 
-	if (lseek(f->file, f->sent, SEEK_SET) < 0)
-		die("lseek");
 	while (f->sent < f->prepared) {
 		size_t left = f->prepared - f->sent;
 
@@ -185,8 +178,6 @@ static void rounds(struct far *f, uint64_t number, size_t plain)
 	size_t length = f->o.plain ? plain : 0;
 
 	set_lowat(f->fd, 1);
-	if (lseek(f->file, f->sent, SEEK_SET) < 0)
-		die("lseek");
 	for (uint64_t i = 0; i < number; i++) {
 		send_some(f, f->o.plain ? plain : f->lengths[i]);
 		if (!length) {
@@ -345,9 +336,6 @@ int main(int argc, char **argv)
 
 	options_parse(&f.o, argc, argv);
 	listener = tcp_listen(f.o.port);
-	f.file = memfd_create("sealed", MFD_CLOEXEC);
-	if (f.file < 0)
-		die("memfd");
 	if (!f.o.plain)
 		f.ctx = tls_context(&f.o, f.o.server);
 	/*

@@ -249,6 +249,7 @@ pub fn chosen(names: &[String]) -> Vec<&'static Row> {
 }
 
 /// One cell of the table, as the guest is told of it.
+#[derive(Clone)]
 pub struct Cell {
     pub row: &'static Row,
     pub column: Column,

@@ -30,6 +30,8 @@ const SPREAD: f64 = 0.01;
 pub struct Guest {
     pub shim: PathBuf,
     pub work: PathBuf,
+    /// Leave in /out what names of functions are made from
+    profile: bool,
 }
 
 pub fn run(fixture: &Path, shim: &Path) -> Result<()> {
@@ -48,8 +50,11 @@ pub fn run(fixture: &Path, shim: &Path) -> Result<()> {
             |why| json!({ "event": "cell", "key": cell.key(), "error": format!("{why:#}") }),
         ));
     }
-    if fixture.join("profile").exists() {
+    if guest.profile {
         fs::copy("/proc/kallsyms", "/out/kallsyms").context("kallsyms")?;
+        for name in ["work", "libktlsshim.so"] {
+            fs::copy(guest.work.join(name), Path::new("/out").join(name))?;
+        }
     }
     say(&json!({ "event": "end" }));
     Ok(())
@@ -69,6 +74,7 @@ impl Guest {
         Ok(Self {
             shim: work.join("libktlsshim.so"),
             work,
+            profile: fixture.join("profile").exists(),
         })
     }
 
@@ -110,7 +116,7 @@ impl Guest {
         drop(ours);
         let mut child = work.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         drop(work);
-        let outcome = listen(&mut child);
+        let outcome = listen(&mut child, self.profile);
         let status = child.wait()?;
         if !status.success() {
             let _ = far.kill();
@@ -158,7 +164,7 @@ pub struct Outcome {
 }
 
 /// Reads a program's samples, and has it go on until they agree.
-pub fn listen(child: &mut Child) -> Result<Outcome> {
+pub fn listen(child: &mut Child, profile: bool) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut stdin = child.stdin.take().context("no pipe")?;
     let stdout = child.stdout.take().context("no pipe")?;
@@ -169,6 +175,10 @@ pub fn listen(child: &mut Child) -> Result<Outcome> {
             ["ktls", tx, rx] => outcome.ktls = json!([tx, rx]),
             ["sample", label, units, rest @ ..] => {
                 let label = label.parse()?;
+                if profile {
+                    let maps = format!("/proc/{}/maps", child.id());
+                    fs::write(format!("/out/maps.{label}"), fs::read(maps)?)?;
+                }
                 outcome.samples.push(sample(label, units.parse()?, rest)?);
                 outcome.label = label;
                 let go_on = !agree(&outcome.samples);

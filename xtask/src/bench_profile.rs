@@ -11,7 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::bench_cells::Cell;
+use crate::bench_cells::{Cell, Column};
 use crate::bench_table::Figures;
 
 /// Shown per cell.
@@ -20,33 +20,59 @@ const LINES: usize = 40;
 /// Addresses of functions, ascending, with name and object.
 type Symbols = BTreeMap<u64, String>;
 
+/// Each column with a profile, D beside A: where D executes more, and where less.
 pub fn print(out: &Path, figures: &Figures, cells: &[Cell]) -> Result<()> {
     let kernel = kallsyms(&out.join("kallsyms"))?;
     for cell in cells {
-        let key = cell.key();
-        let Some(label) = figures.label(&key) else {
+        let Some((total, functions)) = functions(out, figures, cell, &kernel)? else {
             continue;
         };
-        let mut symbols = kernel.clone();
-        let maps = fs::read_to_string(out.join(format!("maps.{}", label / 12 * 12)));
-        for line in maps.unwrap_or_default().lines() {
-            map_line(line, &mut symbols);
-        }
-        let counts = fs::read_to_string(out.join(format!("counts.{label}")))
-            .with_context(|| format!("no profile of {key}"))?;
-        let (total, functions) = sum(&counts, &symbols);
-        println!("\n{key}: {total} instructions");
-        for (name, count) in functions.iter().take(LINES) {
-            println!(
-                "{:>6.2} %  {count:>12}  {name}",
-                *count as f64 / total as f64 * 100.0
-            );
+        let plain = Cell {
+            column: Column::Openssl,
+            ..cell.clone()
+        };
+        let beside = match cell.column == Column::Openssl {
+            true => None,
+            false => functions(out, figures, &plain, &kernel)?,
+        };
+        let (than, beside) = beside.unwrap_or_default();
+        println!("\n{}: {total} instructions (A: {than})", cell.key());
+        let mut lines: Vec<_> = functions
+            .iter()
+            .map(|(name, count)| (name, *count, beside.get(name).copied().unwrap_or(0)))
+            .collect();
+        lines.sort_by_key(|l| std::cmp::Reverse(l.1));
+        for (name, count, plain) in lines.iter().take(LINES) {
+            let share = *count as f64 / total as f64 * 100.0;
+            println!("{share:>6.2} %  {count:>12}  A {plain:>12}  {name}");
         }
     }
     Ok(())
 }
 
-fn sum(counts: &str, symbols: &Symbols) -> (u64, Vec<(String, u64)>) {
+type Profile = (u64, BTreeMap<String, u64>);
+
+fn functions(
+    out: &Path,
+    figures: &Figures,
+    cell: &Cell,
+    kernel: &Symbols,
+) -> Result<Option<Profile>> {
+    let key = cell.key();
+    let Some(label) = figures.label(&key) else {
+        return Ok(None);
+    };
+    let mut symbols = kernel.clone();
+    let maps = fs::read_to_string(out.join(format!("maps.{label}")));
+    for line in maps.unwrap_or_default().lines() {
+        map_line(line, out, &mut symbols);
+    }
+    let counts = fs::read_to_string(out.join(format!("counts.{label}")))
+        .with_context(|| format!("no profile of {key}"))?;
+    Ok(Some(sum(&counts, &symbols)))
+}
+
+fn sum(counts: &str, symbols: &Symbols) -> Profile {
     let mut functions: BTreeMap<String, u64> = BTreeMap::new();
     let mut total = 0;
     for line in counts.lines() {
@@ -61,11 +87,15 @@ fn sum(counts: &str, symbols: &Symbols) -> (u64, Vec<(String, u64)>) {
             Some((_, name)) if !name.is_empty() => name.clone(),
             _ => "(no symbol)".to_owned(),
         };
+        let object = match name.rsplit_once('[') {
+            Some((_, object)) => format!("= all of {}", object.trim_end_matches(']')),
+            None if name.starts_with("k ") => "= all of the kernel itself".to_owned(),
+            None => "= all else".to_owned(),
+        };
+        *functions.entry(object).or_default() += count;
         *functions.entry(name).or_default() += count;
         total += count;
     }
-    let mut functions: Vec<_> = functions.into_iter().collect();
-    functions.sort_by_key(|f| std::cmp::Reverse(f.1));
     (total, functions)
 }
 
@@ -83,7 +113,7 @@ fn kallsyms(file: &Path) -> Result<Symbols> {
 }
 
 /// A line of /proc/PID/maps: the functions of what it maps, and a border at its end.
-fn map_line(line: &str, symbols: &mut Symbols) {
+fn map_line(line: &str, out: &Path, symbols: &mut Symbols) {
     let words: Vec<_> = line.split_whitespace().collect();
     let [range, perms, offset, _, _, path] = words.as_slice() else {
         return;
@@ -97,13 +127,18 @@ fn map_line(line: &str, symbols: &mut Symbols) {
     }
     let (from, to, offset) = (parse(from), parse(to), parse(offset));
     let object = path.rsplit('/').next().unwrap_or(path);
+    // The guest's own copies were in its memory; it left others in /out.
+    let file = match path.starts_with("/run/bench/") {
+        true => out.join(object),
+        false => Path::new(path).to_owned(),
+    };
     symbols.insert(from, format!("u {object}"));
     symbols.entry(to).or_default();
     // `nm` for both tables: what the linker kept, else what the object exports.
     for option in [["-D", "--defined-only"], ["-a", "--defined-only"]] {
         let output = std::process::Command::new("nm")
             .args(option)
-            .arg(path)
+            .arg(&file)
             .output();
         let Ok(output) = output else { return };
         for line in String::from_utf8_lossy(&output.stdout).lines() {
