@@ -24,7 +24,7 @@ type Symbols = BTreeMap<u64, String>;
 pub fn print(out: &Path, figures: &Figures, cells: &[Cell]) -> Result<()> {
     let kernel = kallsyms(&out.join("kallsyms"))?;
     for cell in cells {
-        let Some((total, functions)) = functions(out, figures, cell, &kernel)? else {
+        let Some((total, functions)) = profile_of(out, figures, cell, &kernel)? else {
             continue;
         };
         let plain = Cell {
@@ -33,7 +33,7 @@ pub fn print(out: &Path, figures: &Figures, cells: &[Cell]) -> Result<()> {
         };
         let beside = match cell.column == Column::Openssl {
             true => None,
-            false => functions(out, figures, &plain, &kernel)?,
+            false => profile_of(out, figures, &plain, &kernel)?,
         };
         let (than, beside) = beside.unwrap_or_default();
         println!("\n{}: {total} instructions (A: {than})", cell.key());
@@ -52,7 +52,7 @@ pub fn print(out: &Path, figures: &Figures, cells: &[Cell]) -> Result<()> {
 
 type Profile = (u64, BTreeMap<String, u64>);
 
-fn functions(
+fn profile_of(
     out: &Path,
     figures: &Figures,
     cell: &Cell,
