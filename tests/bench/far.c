@@ -36,6 +36,8 @@ struct far {
 	uint64_t room, prepared, sent;
 	uint64_t dropped;
 	uint64_t sealing_ns;
+	int *holds; /* connections that stay */
+	size_t held;
 	size_t records; /* lengths of the prepared records, for ORDER_ROUNDS */
 	uint32_t *lengths;
 };
@@ -240,6 +242,9 @@ static void hold(struct far *f, uint64_t number)
 {
 	if (epoll_all < 0)
 		epoll_all = epoll_create1(EPOLL_CLOEXEC);
+	f->holds = realloc(f->holds, (f->held + number) * sizeof(*f->holds));
+	if (!f->holds)
+		die("realloc");
 	for (uint64_t i = 0; i < number; i++) {
 		struct epoll_event event = { .events = EPOLLIN };
 		int fd = tcp_connect(f->o.port + 1);
@@ -261,6 +266,8 @@ static void hold(struct far *f, uint64_t number)
 		} else if (send(fd, "x", 1, 0) != 1) {
 			die("send");
 		}
+		set_lowat(fd, LOWAT);
+		f->holds[f->held++] = fd;
 		event.data.fd = fd;
 		if (epoll_ctl(epoll_all, EPOLL_CTL_ADD, fd, &event))
 			die("epoll_ctl");
@@ -268,7 +275,7 @@ static void hold(struct far *f, uint64_t number)
 	answer(number);
 }
 
-static void drop_all(struct far *f)
+static void drop_all(struct far *f, int all)
 {
 	struct epoll_event events[256];
 	int n;
@@ -277,6 +284,10 @@ static void drop_all(struct far *f)
 		f->fd = -1;
 	if (epoll_all < 0)
 		return;
+	/* Below its SO_RCVLOWAT no connection is reported: at the end all of them are looked at. */
+	if (all)
+		for (size_t i = 0; i < f->held; i++)
+			drop(f, f->holds[i]);
 	while ((n = epoll_wait(epoll_all, events, 256, 0)) > 0)
 		for (int i = 0; i < n; i++)
 			if (drop(f, events[i].data.fd))
@@ -298,7 +309,7 @@ static int obey(struct far *f)
 		send_prepared(f, message.a, message.b);
 		return 1;
 	case ORDER_SYNC:
-		drop_all(f);
+		drop_all(f, 1);
 		answer(f->dropped);
 		return 1;
 	case ORDER_ROUNDS:
@@ -354,7 +365,7 @@ int main(int argc, char **argv)
 		if (poll(polled, 3, -1) < 0)
 			die("poll");
 		if (polled[1].revents || polled[2].revents)
-			drop_all(&f);
+			drop_all(&f, 0);
 		if (polled[0].revents && !obey(&f))
 			return 0;
 	}

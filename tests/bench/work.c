@@ -20,6 +20,11 @@
 #define WARM_BYTES (2 << 20)
 #define WARM_ROUNDS 50
 
+struct one {
+	SSL *ssl;
+	int fd;
+};
+
 struct work {
 	struct options o;
 	SSL_CTX *ctx;
@@ -30,6 +35,7 @@ struct work {
 	unsigned int label;
 	int epoll;
 	uint64_t wakes;
+	struct one *many;
 };
 
 /* One sample of a row: `run` makes `units` of it, between the markers. The far end's cost is asked for
@@ -197,12 +203,98 @@ static void row_connect(struct work *w)
 		;
 }
 
+/* Connections that stay: far opens them, each is served its handshake and reads one byte. */
+static void open_many(struct work *w)
+{
+	w->many = calloc(w->o.connections, sizeof(*w->many));
+	if (!w->many)
+		die("calloc");
+	order(ORDER_HOLD, w->o.connections, 0);
+	for (uint64_t i = 0; i < w->o.connections; i++) {
+		struct one *one = &w->many[i];
+
+		w->fd = one->fd = tcp_accept(w->listener);
+		if (!w->o.plain) {
+			w->ssl = one->ssl = SSL_new(w->ctx);
+			SSL_set_fd(w->ssl, w->fd);
+			if (SSL_accept(w->ssl) != 1)
+				die("SSL_accept");
+		}
+		get(w, 1);
+	}
+	order_answer();
+}
+
+/* One write to each in turn: a server with so many busy clients. */
+static void write_to_many(struct work *w, uint64_t bytes)
+{
+	for (uint64_t done = 0, i = 0; done < bytes; done += w->o.size) {
+		w->fd = w->many[i].fd;
+		w->ssl = w->many[i].ssl;
+		put(w, w->o.size);
+		i = (i + 1) % w->o.connections;
+	}
+	order_and_wait(ORDER_SYNC, 0, 0);
+	for (uint64_t i = 0; i < w->o.connections; i++)
+		wait_until_sent(w->many[i].fd);
+}
+
+static void row_scale(struct work *w)
+{
+	open_many(w);
+	write_to_many(w, w->o.connections * w->o.size);
+	while (sample(w, write_to_many, w->o.total))
+		;
+}
+
+/* A number out of a file of "name number" lines, in bytes. */
+static uint64_t kib(const char *file, const char *name)
+{
+	FILE *f = fopen(file, "re");
+	char line[256];
+	unsigned long long value = 0;
+
+	if (!f)
+		die(file);
+	while (fgets(line, sizeof(line), f))
+		if (!strncmp(line, name, strlen(name)))
+			sscanf(line + strlen(name), " %llu", &value);
+	fclose(f);
+	return value * 1024;
+}
+
+/* Of both ends' sockets and whatever hangs on them: idle ones hold no pages but slabs. */
+static uint64_t kernel_memory(void)
+{
+	return kib("/proc/meminfo", "Slab:") + kib("/proc/meminfo", "PageTables:");
+}
+
+/* No region: what is measured is memory, after the far end has freed what it can. */
+static void row_idle(struct work *w)
+{
+	uint64_t own, kernel;
+
+	/* Whatever the first ones bring along (tables, arenas) is no cost of a connection. */
+	w->o.connections = w->o.total / 4;
+	open_many(w);
+	w->o.connections = w->o.total;
+	own = kib("/proc/self/smaps_rollup", "Private_Dirty:");
+	kernel = kernel_memory();
+	open_many(w);
+	own = kib("/proc/self/smaps_rollup", "Private_Dirty:") - own;
+	kernel = kernel_memory() - kernel;
+	printf("memory %llu %llu %llu\n", (unsigned long long)w->o.total,
+	       (unsigned long long)own, (unsigned long long)kernel);
+	fflush(stdout);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(struct work *w);
 } rows[] = {
 	{ "write", row_write }, { "read", row_read },	    { "echo", row_echo },
-	{ "wake", row_wake },	{ "connect", row_connect },
+	{ "wake", row_wake },	{ "connect", row_connect }, { "scale", row_scale },
+	{ "idle", row_idle },
 };
 
 int main(int argc, char **argv)
@@ -217,6 +309,9 @@ int main(int argc, char **argv)
 	memset(w.buffer, 'w', w.o.size);
 	if (!w.o.plain)
 		w.ctx = tls_context(&w.o, w.o.server);
+	/* A cache of old sessions is not what an idle connection costs. */
+	if (w.ctx && !strcmp(w.o.row, "idle"))
+		SSL_CTX_set_session_cache_mode(w.ctx, SSL_SESS_CACHE_OFF);
 	w.listener = tcp_listen(w.o.port + 1);
 	order_answer(); /* the far end listens */
 	w.fd = tcp_connect(w.o.port);

@@ -233,7 +233,7 @@ impl Fixture {
             &["count.c"],
             &["-fPIC", "-shared", "-fvisibility=hidden"],
         )?;
-        for (program, source) in [("work", "work.c"), ("far", "far.c")] {
+        for (program, source) in [("work", "work.c"), ("far", "far.c"), ("fetch", "fetch.c")] {
             compile(dir, program, &[source, "common.c"], &["-lssl", "-lcrypto"])?;
         }
         // This very program: cargo may replace the file in target/ while the machine runs.

@@ -34,6 +34,7 @@ impl Column {
 pub enum Unit {
     Byte,
     Round,
+    Request,
     Connection,
     Record,
 }
@@ -43,6 +44,7 @@ impl Unit {
         match self {
             Self::Byte => "byte",
             Self::Round => "round trip",
+            Self::Request => "request",
             Self::Connection => "connection",
             Self::Record => "record",
         }
@@ -61,7 +63,9 @@ pub enum Carried {
 
 pub struct Row {
     pub name: &'static str,
-    /// Options of tests/bench/work.c, space-separated
+    /// nginx does the work, and tests/bench/fetch.c asks for it; else it is tests/bench/work.c
+    pub nginx: bool,
+    /// Options of that program, space-separated
     pub options: &'static str,
     pub unit: Unit,
     /// Units of one sample
@@ -74,6 +78,8 @@ pub struct Row {
     pub to_ktls: Option<f64>,
     /// Cheap enough for CI
     pub short: bool,
+    /// Only when it is named in full: minutes per column
+    pub long: bool,
 }
 
 const MIB: u64 = 1 << 20;
@@ -81,6 +87,7 @@ const MIB: u64 = 1 << 20;
 const fn row(name: &'static str, options: &'static str, unit: Unit, total: u64) -> Row {
     Row {
         name,
+        nginx: false,
         options,
         unit,
         total,
@@ -90,10 +97,59 @@ const fn row(name: &'static str, options: &'static str, unit: Unit, total: u64) 
         to_openssl: 1.02,
         to_ktls: None,
         short: false,
+        long: false,
     }
 }
 
 pub const ROWS: &[Row] = &[
+    Row {
+        nginx: true,
+        to_openssl: 0.80,
+        to_ktls: Some(0.92),
+        short: true,
+        ..row(
+            "file",
+            "row=file host=16M.bin size=16777216",
+            Unit::Byte,
+            16 * MIB,
+        )
+    },
+    Row {
+        nginx: true,
+        to_openssl: 1.00,
+        to_ktls: Some(0.92),
+        ..row(
+            "file-h2",
+            "row=h2 host=16M.bin size=16777216",
+            Unit::Byte,
+            16 * MIB,
+        )
+    },
+    Row {
+        nginx: true,
+        bytes: 1 << 10,
+        ..row("file-1K", "row=small host=1K.bin", Unit::Request, 100)
+    },
+    Row {
+        nginx: true,
+        bytes: 10 << 10,
+        ..row("file-10K", "row=small host=10K.bin", Unit::Request, 100)
+    },
+    Row {
+        nginx: true,
+        bytes: 100 << 10,
+        ..row("file-100K", "row=small host=100K.bin", Unit::Request, 50)
+    },
+    Row {
+        nginx: true,
+        carried: Carried::Both,
+        ..row(
+            "proxy",
+            "row=file host=16M.bin size=16777216",
+            Unit::Byte,
+            16 * MIB,
+        )
+    },
     row(
         "write-1K",
         "row=write role=server size=1024",
@@ -226,6 +282,47 @@ pub const ROWS: &[Row] = &[
             32,
         )
     },
+    row(
+        "scale-1",
+        "row=scale role=server size=16384 connections=1",
+        Unit::Byte,
+        16 * MIB,
+    ),
+    row(
+        "scale-10",
+        "row=scale role=server size=16384 connections=10",
+        Unit::Byte,
+        16 * MIB,
+    ),
+    row(
+        "scale-100",
+        "row=scale role=server size=16384 connections=100",
+        Unit::Byte,
+        48 * MIB,
+    ),
+    Row {
+        long: true,
+        ..row(
+            "scale-1000",
+            "row=scale role=server size=16384 connections=1000",
+            Unit::Byte,
+            16 * MIB,
+        )
+    },
+    Row {
+        long: true,
+        ..row(
+            "scale-5000",
+            "row=scale role=server size=4096 connections=5000",
+            Unit::Byte,
+            20_480_000,
+        )
+    },
+    Row {
+        carried: Carried::Both,
+        to_openssl: 0.60,
+        ..row("idle", "row=idle role=server size=1", Unit::Connection, 200)
+    },
 ];
 
 /// The ratio of wake-ups that the row wake-1448 has to stay under, to A and to B.
@@ -235,7 +332,7 @@ pub fn find(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.name == name)
 }
 
-/// Rows whose name is, or begins with, one of `names`; all without names.
+/// Rows whose name is, or begins with, one of `names`; all but the long ones without names.
 pub fn chosen(names: &[String]) -> Vec<&'static Row> {
     let begins = |row: &str, name: &str| {
         row == name
@@ -244,7 +341,10 @@ pub fn chosen(names: &[String]) -> Vec<&'static Row> {
                 .is_some_and(|rest| rest.starts_with('-'))
     };
     ROWS.iter()
-        .filter(|row| names.is_empty() || names.iter().any(|name| begins(row.name, name)))
+        .filter(|row| match row.long {
+            true => names.iter().any(|name| name == row.name),
+            false => names.is_empty() || names.iter().any(|name| begins(row.name, name)),
+        })
         .collect()
 }
 
@@ -295,6 +395,11 @@ mod tests {
         assert_eq!(names(&["echo"]), ["echo-100", "echo-1K"]);
         assert_eq!(names(&["connect-resumed"]), ["connect-resumed"]);
         assert_eq!(names(&["write-1"]), Vec::<&str>::new());
-        assert_eq!(names(&[]).len(), ROWS.len());
+        assert_eq!(
+            names(&[]).len(),
+            ROWS.len() - 2,
+            "the long ones are asked for"
+        );
+        assert_eq!(names(&["scale-1000"]), ["scale-1000"]);
     }
 }

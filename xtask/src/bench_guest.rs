@@ -18,6 +18,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use serde_json::{Value, json};
 
 use crate::bench_cells::{Cell, Column};
+use crate::bench_nginx;
 
 const COUNTS: &str = "/out/counts";
 /// Labels of one cell: its number times this, and so many samples at most.
@@ -39,6 +40,7 @@ pub fn run(fixture: &Path, shim: &Path) -> Result<()> {
     let _ = Command::new("modprobe").arg("tls").status();
     // Addresses that stay the same: the plugin names functions by them.
     fs::write("/proc/sys/kernel/randomize_va_space", "0")?;
+    many_descriptors()?;
     let guest = Guest::new(fixture, shim)?;
     let cells: Value = serde_json::from_str(&fs::read_to_string(fixture.join("cells.json"))?)?;
     for (number, cell) in cells.as_array().context("cells.json")?.iter().enumerate() {
@@ -60,6 +62,18 @@ pub fn run(fixture: &Path, shim: &Path) -> Result<()> {
     Ok(())
 }
 
+/// For the programs that are started from here: thousands of connections.
+fn many_descriptors() -> Result<()> {
+    let limit = nix::libc::rlimit {
+        rlim_cur: 65536,
+        rlim_max: 65536,
+    };
+    // SAFETY: the kernel reads one rlimit from a live local and keeps no pointer to it.
+    let result = unsafe { nix::libc::setrlimit(nix::libc::RLIMIT_NOFILE, &limit) };
+    nix::errno::Errno::result(result).context("RLIMIT_NOFILE")?;
+    Ok(())
+}
+
 impl Guest {
     fn new(fixture: &Path, shim: &Path) -> Result<Self> {
         let work = PathBuf::from("/run/bench");
@@ -71,6 +85,7 @@ impl Guest {
             }
         }
         fs::copy(shim, work.join("libktlsshim.so"))?;
+        bench_nginx::files(&work)?;
         Ok(Self {
             shim: work.join("libktlsshim.so"),
             work,
@@ -80,7 +95,10 @@ impl Guest {
 
     fn cell(&self, cell: &Cell, label: u32) -> Result<Value> {
         let before = counters();
-        let outcome = self.work(cell, label)?;
+        let outcome = match cell.row.nginx {
+            true => bench_nginx::run(self, cell, label)?,
+            false => self.work(cell, label)?,
+        };
         let grown = growth(&before, &counters());
         Ok(json!({
             "event": "cell",
@@ -88,6 +106,7 @@ impl Guest {
             "samples": outcome.samples,
             "ktls": outcome.ktls,
             "label": outcome.label,
+            "memory": outcome.memory,
             "kernel": grown,
         }))
     }
@@ -116,7 +135,8 @@ impl Guest {
         drop(ours);
         let mut child = work.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         drop(work);
-        let outcome = listen(&mut child, self.profile);
+        let child_id = child.id();
+        let outcome = listen(&mut child, self.profile.then_some(child_id));
         let status = child.wait()?;
         if !status.success() {
             let _ = far.kill();
@@ -137,11 +157,16 @@ impl Guest {
         };
         far.arg(role);
         self.common(&mut far, cell, label);
+        if self.profile {
+            // Only to have its libraries at the same addresses: a profile knows no processes.
+            self.dress(&mut far, cell.column);
+            far.env("KTLSSHIM_DISABLE", "1").env_remove("OPENSSL_CONF");
+        }
         on_three(&mut far, control.try_clone()?.into())?;
         far.spawn().context("far")
     }
 
-    fn common(&self, command: &mut Command, cell: &Cell, label: u32) {
+    pub fn common(&self, command: &mut Command, cell: &Cell, label: u32) {
         let plain = i32::from(cell.column == Column::Tcp);
         command.args([
             format!("dir={}", self.work.display()),
@@ -161,10 +186,12 @@ pub struct Outcome {
     samples: Vec<Value>,
     ktls: Value,
     label: u32,
+    /// connections, bytes that the process has more, that the kernel has more
+    memory: Value,
 }
 
-/// Reads a program's samples, and has it go on until they agree.
-pub fn listen(child: &mut Child, profile: bool) -> Result<Outcome> {
+/// Reads a program's samples, and has it go on until they agree; keeps what is mapped in `maps_of`.
+pub fn listen(child: &mut Child, maps_of: Option<u32>) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut stdin = child.stdin.take().context("no pipe")?;
     let stdout = child.stdout.take().context("no pipe")?;
@@ -173,10 +200,14 @@ pub fn listen(child: &mut Child, profile: bool) -> Result<Outcome> {
         let words: Vec<_> = line.split_whitespace().collect();
         match words.as_slice() {
             ["ktls", tx, rx] => outcome.ktls = json!([tx, rx]),
+            ["memory", rest @ ..] => {
+                let numbers: Vec<u64> = rest.iter().map(|n| n.parse()).collect::<Result<_, _>>()?;
+                outcome.memory = json!(numbers);
+            }
             ["sample", label, units, rest @ ..] => {
                 let label = label.parse()?;
-                if profile {
-                    let maps = format!("/proc/{}/maps", child.id());
+                if let Some(pid) = maps_of {
+                    let maps = format!("/proc/{pid}/maps");
                     fs::write(format!("/out/maps.{label}"), fs::read(maps)?)?;
                 }
                 outcome.samples.push(sample(label, units.parse()?, rest)?);
@@ -187,7 +218,7 @@ pub fn listen(child: &mut Child, profile: bool) -> Result<Outcome> {
             _ => eprintln!("bench: {line}"),
         }
     }
-    if outcome.samples.len() <= ENOUGH {
+    if outcome.samples.len() <= ENOUGH && outcome.memory.is_null() {
         bail!("only {} samples", outcome.samples.len());
     }
     Ok(outcome)

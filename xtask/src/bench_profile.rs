@@ -15,7 +15,7 @@ use crate::bench_cells::{Cell, Column};
 use crate::bench_table::Figures;
 
 /// Shown per cell.
-const LINES: usize = 40;
+const LINES: usize = 60;
 
 /// Addresses of functions, ascending, with name and object.
 type Symbols = BTreeMap<u64, String>;

@@ -124,7 +124,26 @@ impl Figures {
     }
 }
 
+/// Cells of memory have no samples: one number of bytes, over hundreds of connections.
+fn judged_memory(column: &str, cell: &Value) -> Value {
+    let number = |at: usize| cell["memory"][at].as_f64().unwrap_or(0.0);
+    let (connections, own, kernel) = (number(0), number(1), number(2));
+    let grown = |name: &str| cell["kernel"][name].as_i64().unwrap_or(0);
+    let in_kernel = match column {
+        "shim" => json!({ "tx": grown("AlgTlsTx"), "rx": grown("AlgTlsRx"),
+            "tx_bytes": grown("AlgTlsTxBytes"), "rx_bytes": grown("AlgTlsRxBytes"),
+            "as_due": grown("AlgTlsTx") as f64 >= connections && grown("AlgTlsRx") as f64 >= connections }),
+        "ktls" => json!({ "tx": grown("TlsTxSw"), "rx": grown("TlsRxSw") }),
+        _ => Value::Null,
+    };
+    json!({ "process": (own / connections).round(), "kernel": (kernel / connections).round(),
+        "spread": 0.0, "in_kernel": in_kernel })
+}
+
 fn judged(row: &Row, column: &str, cell: &Value) -> Value {
+    if cell["memory"].is_array() {
+        return judged_memory(column, cell);
+    }
     // The first sample is not counted.
     let samples: Vec<_> = cell["samples"]
         .as_array()
@@ -233,7 +252,7 @@ pub fn table(figures: &Figures) -> String {
             .iter()
             .map(|h| Cell::new(h).add_attribute(Attribute::Bold)),
     );
-    for (row, tls, cipher) in figures.groups() {
+    for (row, tls, cipher) in figures.groups().into_iter().filter(|g| g.0.name != "idle") {
         let cell = |column: Column| {
             let found = figures.get(row.name, &tls, &cipher, column);
             // Without TLS there is one cell for all versions and ciphers.
@@ -292,9 +311,39 @@ pub fn table(figures: &Figures) -> String {
          Instructions per unit of the whole machine: program, far end, TCP over loopback. A: OpenSSL. B: its own\n\
          kernel TLS (Options = KTLS). D: the shim over algif_tls. Moved: bytes loaded and stored per unit. Far end:\n\
          its part, as the kernel accounts it. Wake rows: ratios are of wake-ups (A {}). A wide instruction\n\
-         counts as one: this is not speed.\n",
-        wakes(figures)
+         counts as one: this is not speed.\n{}",
+        wakes(figures),
+        memory(figures)
     )
+}
+
+/// Bytes per idle connection, in the process and in the kernel (both ends' sockets).
+fn memory(figures: &Figures) -> String {
+    let mut text = String::new();
+    for (row, tls, cipher) in figures.groups().into_iter().filter(|g| g.0.name == "idle") {
+        let of = |column| {
+            let cell = figures.get(row.name, &tls, &cipher, column)?;
+            Some((cell["process"].as_f64()?, cell["kernel"].as_f64()?))
+        };
+        let shown = COLUMNS.map(|column| match of(column) {
+            Some((process, kernel)) => format!("{} {process} + {kernel}", column.name()),
+            None => format!("{} –", column.name()),
+        });
+        text += &format!(
+            "Idle connection, {tls} {cipher}, bytes in the process + in the kernel's slabs, both ends' sockets: {}",
+            shown.join(", ")
+        );
+        if let (Some(a), Some(d)) = (of(Column::Openssl), of(Column::Shim)) {
+            let ratio = (d.0 + d.1) / (a.0 + a.1);
+            let own = d.0 / a.0;
+            text += &format!(
+                "; D/A {ratio:.2} (process {own:.2}; at most {:.2})",
+                row.to_openssl
+            );
+        }
+        text += "\n";
+    }
+    text
 }
 
 fn wakes(figures: &Figures) -> String {

@@ -5,6 +5,7 @@
 mod bench;
 mod bench_cells;
 mod bench_guest;
+mod bench_nginx;
 mod bench_profile;
 mod bench_table;
 mod build;
