@@ -14,8 +14,12 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 /// Both directions suffer `what`.
 fn bad(what: &'static str) -> (TcpStream, TcpStream) {
-    let spoil =
-        move |device: &str| veth::run(&format!("tc qdisc add dev {device} root netem {what}"));
+    let spoil = move |device: &str| {
+        // Segments of the usual size, so that there are enough of them.
+        veth::offload(device, Feature::Tso, false);
+        veth::offload(device, Feature::Gso, false);
+        veth::run(&format!("tc qdisc add dev {device} root netem {what}"));
+    };
     veth::wire(move || spoil(veth::NEAR), move || spoil(veth::FAR))
 }
 
@@ -118,7 +122,6 @@ fn two_kernel_sockets_over_a_bad_line() {
             let thread = std::thread::spawn(move || {
                 // Op and socket are of one namespace, and both ops are ours: the line is loopback.
                 net::new_namespace();
-                // Segments of the usual size, so that there are enough of them.
                 veth::run("ip link set lo mtu 1500");
                 veth::offload("lo", Feature::Tso, false);
                 veth::offload("lo", Feature::Gso, false);
