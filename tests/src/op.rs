@@ -270,15 +270,16 @@ impl Op {
         flags: i32,
     ) -> Res<(u64, u64)> {
         let mut arg = sendfile_arg(file, at, count, flags);
-        let sent = self.sendfile_at(&mut arg)?;
+        let sent = self.sendfile_at(arg.as_mut_ptr() as usize)?;
         assert_eq!(sent, arg[2], "the result and the structure differ");
         Ok((arg[1], arg[2]))
     }
 
-    /// The same with a structure of the caller's, which may be where the kernel cannot write.
-    pub fn sendfile_at(&self, arg: *mut [u64; 3]) -> Res<u64> {
-        // SAFETY: the array has the layout of struct alg_tls_sendfile on a little-endian machine, and
-        // the kernel looks for itself whether there is one.
+    /// The same with a structure of the caller's, by its address, which may be one where the kernel
+    /// cannot write. Returns the bytes sent.
+    pub fn sendfile_at(&self, arg: usize) -> Res<u64> {
+        // SAFETY: what is there has the layout of struct alg_tls_sendfile on a little-endian machine,
+        // or is nothing, which the kernel finds out.
         let sent = cvt_int(unsafe { libc::ioctl(self.as_raw_fd(), IOC_SENDFILE, arg) })?;
         Ok(sent as u64)
     }

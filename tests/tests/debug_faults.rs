@@ -111,7 +111,8 @@ fn sendfile_under_faults() {
             send_all(&mut link, &data, |op, at| {
                 // Not what the structure says: a fault may hit its second writing.
                 let mut arg = sendfile_arg(&file, at as u64, 70_000, 0);
-                op.sendfile_at(&mut arg).map(|n| n as usize)
+                op.sendfile_at(arg.as_mut_ptr() as usize)
+                    .map(|n| n as usize)
             });
         });
         assert!(seen > 20, "{} faults", seen);
@@ -325,7 +326,7 @@ fn each_failing_place_of_sendfile() {
             let places = walk(|n| {
                 let mut link = Link::new(version, cipher);
                 let mut arg = sendfile_arg(&file, 0, 40_000, 0);
-                let (result, reached) = nth(n, || link.op.sendfile_at(&mut arg));
+                let (result, reached) = nth(n, || link.op.sendfile_at(arg.as_mut_ptr() as usize));
                 let done = *result.as_ref().unwrap_or(&0) as usize;
                 if done > 0 {
                     assert_eq!(link.peer.expect(done), data[..done]);

@@ -23,7 +23,8 @@ fn sends(way: &'static str, op: &Arc<Op>) -> impl FnOnce() -> sys::Res<usize> + 
             std::fs::write("/run/memory.data", &data).expect("write");
             let file = std::fs::File::open("/run/memory.data").expect("file");
             let mut arg = sendfile_arg(&file, 0, 1_000, 0);
-            op.sendfile_at(&mut arg).map(|n| n as usize)
+            op.sendfile_at(arg.as_mut_ptr() as usize)
+                .map(|n| n as usize)
         }
         _ => {
             let (out, into) = sys::pipe();

@@ -149,7 +149,7 @@ fn a_sendfile_whose_answer_cannot_be_written_tells_what_it_sent() {
         // SAFETY: within the page, which nobody else has yet.
         unsafe { *arg = asked };
         let (op, at) = (Arc::clone(&link.op), arg as usize);
-        let thread = sleeper(move || op.sendfile_at(at as *mut [u64; 3]));
+        let thread = sleeper(move || op.sendfile_at(at));
         // SAFETY: our own page; the kernel alone writes to it.
         assert_eq!(unsafe { mprotect(page, 4096, PROT_READ) }, 0);
         assert!(link.peer.expect(len) == data, "bytes differ");
@@ -157,7 +157,7 @@ fn a_sendfile_whose_answer_cannot_be_written_tells_what_it_sent() {
         // SAFETY: within the page, which is still there.
         assert_eq!(unsafe { *arg }, asked, "written to a page that cannot be");
         // Where it cannot be written from the start, nothing is sent.
-        assert_eq!(link.op.sendfile_at(arg), fail(EFAULT));
+        assert_eq!(link.op.sendfile_at(arg as usize), fail(EFAULT));
         link.check();
     });
 }
@@ -177,7 +177,8 @@ fn signals_end_each_sleep() {
                 "ioctl",
                 Box::new(move |op| {
                     let mut arg = sendfile_arg(&copy, 0, 9_000, 0);
-                    op.sendfile_at(&mut arg).map(|n| n as usize)
+                    op.sendfile_at(arg.as_mut_ptr() as usize)
+                        .map(|n| n as usize)
                 }),
             ),
             (

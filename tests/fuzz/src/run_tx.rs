@@ -164,7 +164,7 @@ impl World<'_> {
         let mut arg = [0; 3];
         let saw = self.hurt(true, || {
             arg = sendfile_arg(file, at as u64, len as u64, flags);
-            out(op.sendfile_at(&mut arg))
+            out(op.sendfile_at(arg.as_mut_ptr() as usize))
         });
         let known = MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL;
         if flags & !known != 0 {
