@@ -93,17 +93,16 @@ pub struct Faults {
 impl Faults {
     /// `percent` of the calls of each kind fail if our module is on the stack.
     pub fn new(kinds: &[Kind], percent: u32) -> Faults {
-        let faults = Faults::prepared(kinds);
+        let faults = Faults::prepared(kinds, module());
         for kind in kinds {
             kind.set("probability", percent);
         }
         faults
     }
 
-    /// Only where our module is on the stack, and not yet at all.
-    fn prepared(kinds: &[Kind]) -> Faults {
+    /// Only where this code is on the stack, and not yet at all.
+    fn prepared(kinds: &[Kind], (base, end): (u64, u64)) -> Faults {
         let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-        let (base, end) = module();
         for kind in kinds {
             kind.prepare();
             kind.set("task-filter", "N");
@@ -135,11 +134,27 @@ impl Drop for Faults {
     }
 }
 
-/// Runs `call`; once this thread has been given `bytes` in small pieces, each further one that our module
-/// asks for is refused. Tells how many were.
-pub fn after<T>(bytes: usize, call: impl FnOnce() -> T) -> (T, u64) {
+/// Where a function of the module begins and ends.
+fn function(name: &str) -> (u64, u64) {
+    let text = fs::read_to_string("/proc/kallsyms").expect("/proc/kallsyms");
+    let ours = text.lines().filter(|l| l.ends_with("[algif_tls]"));
+    let symbols: Vec<(u64, &str)> = ours
+        .filter_map(|l| {
+            let mut words = l.split_whitespace();
+            let at = u64::from_str_radix(words.next()?, 16).ok()?;
+            Some((at, words.nth(1)?))
+        })
+        .collect();
+    let (start, _) = *symbols.iter().find(|s| s.1 == name).expect("a function");
+    let later = symbols.iter().map(|s| s.0).filter(|at| *at > start);
+    (start, later.min().expect("it is not the last"))
+}
+
+/// Runs `call`; once this thread has been given `bytes` in small pieces, each further one that is asked
+/// for below `name`, a function of the module, is refused. Tells how many were.
+pub fn after<T>(name: &str, bytes: usize, call: impl FnOnce() -> T) -> (T, u64) {
     const MARK: &str = "/proc/thread-self/make-it-fail";
-    let faults = Faults::prepared(&[Kind::Slab]);
+    let faults = Faults::prepared(&[Kind::Slab], function(name));
     let mark = |on: &str| fs::write(MARK, on).unwrap_or_else(|e| panic!("{MARK}: {e}"));
     Kind::Slab.set("task-filter", "Y");
     mark("1");
