@@ -20,7 +20,7 @@ use crate::bench_cells::{self, COLUMNS, Carried, Cell, Column, Row};
 use crate::bench_table::{self, Figures};
 use crate::host::Tool;
 use crate::kernel::Kernel;
-use crate::{bench_guest, build, host, paths, vm};
+use crate::{bench_guest, bench_svg, build, host, paths, vm};
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -49,6 +49,9 @@ pub struct Bench {
     /// Show kept figures once more; measures nothing
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "check", "profile"])]
     show: Option<PathBuf>,
+    /// Draw them, too
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Measure the short rows and compare with the committed figures
     #[arg(long)]
     check: bool,
@@ -89,8 +92,17 @@ impl Bench {
                 figures.write(file)?;
             }
         }
+        if let Some(file) = &self.svg {
+            bench_svg::draw(&figures, &self.tls[0], &self.cipher[0], file)?;
+        }
         if self.check {
-            bad.extend(figures.worse_than(&Figures::read(&committed())?, TOLERANCE));
+            let kept = Figures::read(&committed())?;
+            for other in figures.differently_made(&kept) {
+                println!(
+                    "bench: the committed figures were made with {other}: only D/A is compared"
+                );
+            }
+            bad.extend(figures.worse_than(&kept, TOLERANCE));
         } else if self.save {
             let mut kept = Figures::read(&committed()).unwrap_or_default();
             kept.merge(figures);
@@ -145,6 +157,10 @@ impl Bench {
             figures.expect(&cell.key());
         }
         figures.judge();
+        for package in ["libssl3", "nginx", "qemu-system-x86"] {
+            figures.made_with(package, version(package));
+        }
+        figures.made_with("linux", self.kernel.prepare()?.version);
         if self.profile {
             crate::bench_profile::print(&out, &figures, &cells)?;
         }
@@ -206,6 +222,12 @@ impl Bench {
         }
         Ok(ended.out)
     }
+}
+
+fn version(package: &str) -> String {
+    let mut query = Command::new("dpkg-query");
+    query.args(["-W", "-f", "${Version}", package]);
+    host::run_quiet(&mut query).unwrap_or_else(|_| "none".into())
 }
 
 fn directory() -> PathBuf {

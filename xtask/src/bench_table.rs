@@ -16,20 +16,49 @@ use crate::bench_cells::{self, COLUMNS, Column, Row, Unit, WAKES};
 #[derive(Default, Clone)]
 pub struct Figures {
     cells: BTreeMap<String, Value>,
+    /// Package or kernel, and version: other versions execute other instructions
+    made_with: BTreeMap<String, String>,
+}
+
+/// A row of one version and cipher.
+pub struct Ratios<'a> {
+    pub row: &'static Row,
+    cells: [Option<&'a Value>; 4],
+}
+
+impl Ratios<'_> {
+    /// What a column costs as a part of what OpenSSL does: instructions, or wake-ups in their rows.
+    pub fn to_openssl(&self, column: Column) -> Option<f64> {
+        let what = main_figure(self.row);
+        let value = |column: Column| self.cells[column as usize]?[what].as_f64();
+        Some(value(column)? / value(Column::Openssl)?)
+    }
+}
+
+fn main_figure(row: &Row) -> &'static str {
+    match row.name.starts_with("wake") {
+        true => "wakes",
+        false => "insns",
+    }
 }
 
 impl Figures {
     pub fn read(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
-        let cells = serde_json::from_str(&text).with_context(|| format!("{}", file.display()))?;
-        Ok(Self { cells })
+        let value: Value =
+            serde_json::from_str(&text).with_context(|| format!("{}", file.display()))?;
+        Ok(Self {
+            cells: serde_json::from_value(value["cells"].clone()).context("cells")?,
+            made_with: serde_json::from_value(value["made_with"].clone()).context("made_with")?,
+        })
     }
 
     pub fn write(&self, file: &Path) -> Result<()> {
         if let Some(dir) = file.parent() {
             fs::create_dir_all(dir)?;
         }
-        let text = serde_json::to_string_pretty(&json!(self.cells))?;
+        let all = json!({ "made_with": self.made_with, "cells": self.cells });
+        let text = serde_json::to_string_pretty(&all)?;
         fs::write(file, text + "\n").with_context(|| format!("{}", file.display()))
     }
 
@@ -39,6 +68,35 @@ impl Figures {
 
     pub fn merge(&mut self, other: Self) {
         self.cells.extend(other.cells);
+        self.made_with = other.made_with;
+    }
+
+    pub fn made_with(&mut self, what: &str, version: String) {
+        self.made_with.insert(what.to_owned(), version);
+    }
+
+    /// What `kept` was made with, and is another version here.
+    pub fn differently_made(&self, kept: &Self) -> Vec<String> {
+        let other = kept.made_with.iter().filter_map(|(name, version)| {
+            let here = self.made_with.get(name).map_or("none", String::as_str);
+            (here != version).then(|| format!("{name} {version}, here {here}"))
+        });
+        other.collect()
+    }
+
+    pub fn ratios(&self, tls: &str, cipher: &str) -> Vec<Ratios<'_>> {
+        let mut all = Vec::new();
+        for row in bench_cells::ROWS {
+            let cells = COLUMNS.map(|column| {
+                let found = self.get(row.name, tls, cipher, column);
+                found.filter(|cell| cell[main_figure(row)].is_number())
+            });
+            let ratios = Ratios { row, cells };
+            if ratios.to_openssl(Column::Shim).is_some() {
+                all.push(ratios);
+            }
+        }
+        all
     }
 
     /// A cell of which nothing was heard is a cell that failed.
@@ -81,8 +139,12 @@ impl Figures {
         self.cells.iter().filter_map(fault).collect()
     }
 
-    /// Every cell that costs more than `kept` says it did.
+    /// Every cell that costs more than `kept` says it did. Where other programs were measured only the
+    /// ratio of D to A can be compared.
     pub fn worse_than(&self, kept: &Self, tolerance: f64) -> Vec<String> {
+        if !self.differently_made(kept).is_empty() {
+            return self.worse_ratios(kept, tolerance);
+        }
         let mut lines = Vec::new();
         for (key, cell) in &self.cells {
             let Some(old) = kept.cells.get(key) else {
@@ -97,6 +159,28 @@ impl Figures {
                     let by = (now / then - 1.0) * 100.0;
                     lines.push(format!("{key}: {what} {then:.4} → {now:.4}, {by:+.1} %"));
                 }
+            }
+        }
+        lines
+    }
+
+    fn worse_ratios(&self, kept: &Self, tolerance: f64) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (row, tls, cipher) in self.groups() {
+            let of = |figures: &Self| {
+                let all = figures.ratios(&tls, &cipher);
+                let ratio = all.iter().find(|r| r.row.name == row.name)?;
+                ratio.to_openssl(Column::Shim)
+            };
+            match (of(self), of(kept)) {
+                (Some(now), Some(then)) if now <= then * (1.0 + tolerance) => {}
+                (Some(now), Some(then)) => {
+                    lines.push(format!(
+                        "{} {tls} {cipher}: D/A {then:.3} → {now:.3}",
+                        row.name
+                    ));
+                }
+                _ => lines.push(format!("{} {tls} {cipher}: nothing to compare", row.name)),
             }
         }
         lines
@@ -274,11 +358,7 @@ pub fn table(figures: &Figures) -> String {
             })
         };
         // Wake-ups are the point of their rows: ratios are of them.
-        let what = if row.name.starts_with("wake") {
-            "wakes"
-        } else {
-            "insns"
-        };
+        let what = main_figure(row);
         let ratio = |to| Some(value(Column::Shim, what)? / value(to, what)?);
         let b_can = can_ktls(row, cell(Column::Ktls));
         let targets = targets(row);
@@ -442,6 +522,28 @@ mod tests {
         assert_eq!(figures(2.03).worse_than(&kept, 0.02), Vec::<String>::new());
         assert_eq!(figures(2.05).worse_than(&kept, 0.02).len(), 1);
         assert_eq!(figures(2.0).worse_than(&Figures::default(), 0.02).len(), 1);
+    }
+
+    #[test]
+    fn another_openssl_is_compared_by_ratio() {
+        let with = |version: &str, plain: f64, shim: f64| {
+            let mut f = figures(shim);
+            let key = "write-16K/1.3/aes128/openssl".to_owned();
+            f.take(key, json!({ "insns": plain, "spread": 0.0 }));
+            f.made_with("libssl3", version.into());
+            f
+        };
+        let kept = with("1", 2.0, 1.0);
+        assert_eq!(
+            with("1", 4.0, 2.0).worse_than(&kept, 0.02).len(),
+            2,
+            "twice as dear"
+        );
+        assert_eq!(
+            with("2", 4.0, 2.0).worse_than(&kept, 0.02),
+            Vec::<String>::new()
+        );
+        assert_eq!(with("2", 4.0, 2.1).worse_than(&kept, 0.02).len(), 1);
     }
 
     #[test]

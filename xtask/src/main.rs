@@ -7,6 +7,7 @@ mod bench_cells;
 mod bench_guest;
 mod bench_nginx;
 mod bench_profile;
+mod bench_svg;
 mod bench_table;
 mod build;
 mod clean;
