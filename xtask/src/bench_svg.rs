@@ -77,7 +77,11 @@ pub fn draw(figures: &Figures, tls: &str, cipher: &str, file: &Path) -> Result<(
     }
     chart.draw_series(rows.iter().enumerate().map(|(at, row)| {
         let y = height - 1.0 - at as f64 + 0.6;
-        Text::new(row.row.name, (-27.0, y), ("sans-serif", 14))
+        let name = match row.row.name.starts_with("wake") {
+            true => format!("{}, wake-ups", row.row.name),
+            false => row.row.name.to_owned(),
+        };
+        Text::new(name, (-27.0, y), ("sans-serif", 14))
     }))?;
     chart.draw_series(rows.iter().enumerate().filter_map(|(at, row)| {
         let ratio = row.to_openssl(Column::Shim)? * 100.0;

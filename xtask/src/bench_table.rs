@@ -133,6 +133,11 @@ impl Figures {
             if let Some(error) = cell["error"].as_str() {
                 return Some(format!("{key}: {error}"));
             }
+            if cell["in_kernel"]["as_due"] == false {
+                return Some(format!(
+                    "{key}: the kernel did not carry it, so this is not its cost"
+                ));
+            }
             let spread = cell["spread"].as_f64().unwrap_or(1.0);
             (spread > 0.01).then(|| format!("{key}: samples differ by {:.1} %", spread * 100.0))
         };
@@ -556,6 +561,11 @@ mod tests {
             json!({ "insns": 1.0, "spread": 0.02 }),
         );
         assert_eq!(f.faults().len(), 2);
+        f.take(
+            "echo-1K/1.3/aes128/shim".into(),
+            json!({ "insns": 1.0, "spread": 0.0, "in_kernel": { "as_due": false } }),
+        );
+        assert_eq!(f.faults().len(), 3, "a shim that stayed out");
     }
 
     #[test]
