@@ -17,7 +17,7 @@ N=$(stat -c %s $BLOB)
 V_=1_${v#1.}
 PEER="python3 /matrix/peer.py"
 CURL="curl -sS --max-time 100 --tlsv$v --tls-max $v --cacert $CERT --resolve localhost:$P:127.0.0.1"
-SUBJECT="env MATRIX_SUBJECT=$row"
+SUBJECT="env MATRIX_SUBJECT=$MATRIX_ROW"
 [ "$mode" = plain ] || SUBJECT="$SUBJECT LD_PRELOAD=/matrix/libktlsshim.so KTLSSHIM_LOG=$W/log"
 # The subject as another user than root.
 as() { # USER COMMAND...
@@ -107,6 +107,7 @@ ftp_root() {
 		force_anon_data_ssl=YES
 		force_anon_logins_ssl=YES
 		require_ssl_reuse=NO
+		ssl_ciphers=HIGH
 		seccomp_sandbox=NO
 		pasv_address=127.0.0.1
 		rsa_cert_file=$CERT

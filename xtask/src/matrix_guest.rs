@@ -149,11 +149,13 @@ fn exchange(row: &str, version: &str, mode: &str, patience: Duration) -> Result<
     fs::create_dir_all(WORK)?;
     let before = counters();
     let started = Instant::now();
+    // The other version of this row may run at the same time.
+    let name = format!("{row}-{version}");
     let heard = fs::File::create("/tmp/heard")?;
     let mut child = Command::new("/bin/sh")
         .args(["/matrix/run.sh", row, version, mode])
         .env_clear()
-        .env("MATRIX_ROW", row)
+        .env("MATRIX_ROW", &name)
         .env("PATH", "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .stdin(Stdio::null())
         .stdout(heard.try_clone()?)
@@ -174,7 +176,7 @@ fn exchange(row: &str, version: &str, mode: &str, patience: Duration) -> Result<
     } else {
         String::new()
     };
-    let left = clear_away(child.id(), row);
+    let left = clear_away(child.id(), &name);
     let _ = child.wait();
     let after = counters();
     let grew: BTreeMap<_, _> = after
@@ -204,11 +206,11 @@ fn exchange(row: &str, version: &str, mode: &str, patience: Duration) -> Result<
 }
 
 /// Ends what the row left running: daemons leave their process group, but not their root.
-fn clear_away(group: u32, row: &str) -> usize {
+fn clear_away(group: u32, name: &str) -> usize {
     let _ = killpg(Pid::from_raw(group as i32), Signal::SIGTERM);
     let mut left = 0;
     for round in 0..40 {
-        let ours = subjects(row);
+        let ours = subjects(name);
         if ours.is_empty() {
             break;
         }
@@ -225,8 +227,8 @@ fn clear_away(group: u32, row: &str) -> usize {
 }
 
 /// Processes under test, wherever they are.
-fn subjects(row: &str) -> Vec<Pid> {
-    let mark = format!("MATRIX_SUBJECT={row}");
+fn subjects(name: &str) -> Vec<Pid> {
+    let mark = format!("MATRIX_SUBJECT={name}");
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     pids.filter(|entry| {
         let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
