@@ -72,8 +72,16 @@ impl Connection {
             fdtable::clear_if(fd, other);
             return true;
         };
-        if conn.rx.lane() == Lane::Kernel || conn.tx.lane() == Lane::Kernel {
+        let kernel = |dir| conn.half(dir).lane() == Lane::Kernel;
+        let serves = |dir| kernel(dir) && conn.is_my_socket(fd, dir);
+        if serves(Dir::Rx) || serves(Dir::Tx) {
             return false;
+        }
+        if kernel(Dir::Rx) || kernel(Dir::Tx) {
+            // Closed past our hooks, and not yet freed.
+            fdtable::clear_if(fd, other);
+            conn.fd_closed(fd);
+            return true;
         }
         conn.refuse(Reason::TwoSockets);
         for half in [&conn.rx, &conn.tx] {

@@ -33,8 +33,13 @@ fn owner(fd: i32, dir: Dir) -> Option<(ConnId, &'static Connection)> {
             _ => {}
         }
     }
+    known(fd, dir)
+}
+
+/// Whose is `fd` by the table? Asks the kernel too: the number may have been closed past
+/// our hooks (by fclose, say) and mean another file by now.
+fn known(fd: i32, dir: Dir) -> Option<(ConnId, &'static Connection)> {
     let (id, conn) = conn::of_fd(fd)?;
-    // The number may have been closed past our hooks and given to another socket.
     if conn.half(dir).lane() == Lane::Kernel && !conn.is_my_socket(fd, dir) {
         fdtable::clear_if(fd, id);
         conn.fd_closed(fd);
@@ -101,7 +106,7 @@ pub fn send(fd: i32, iov: &[libc::iovec], flags: i32, real: &dyn Fn() -> isize) 
 /// then read and write.
 pub fn bulk(out: i32, from: i32, real: &dyn Fn() -> isize) -> isize {
     let translated = |fd: i32, dir: Dir| {
-        conn::of_fd(fd).is_some_and(|(_, conn)| {
+        known(fd, dir).is_some_and(|(_, conn)| {
             let half = conn.half(dir);
             half.lane() == Lane::Kernel && !half.closed.load(Ordering::Acquire)
         })
@@ -118,7 +123,7 @@ pub fn ioctl(fd: i32, request: u64, arg: *mut c_void, real: &dyn Fn() -> i32) ->
     if outcome == 0
         && request == libc::FIONREAD
         && !arg.is_null()
-        && let Some((_, conn)) = conn::of_fd(fd)
+        && let Some((_, conn)) = known(fd, Dir::Rx)
     {
         let more = conn.wire_bytes();
         // SAFETY: FIONREAD has just written an int here.
