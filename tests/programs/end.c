@@ -508,7 +508,7 @@ void await_end(int fd)
 
 static const struct scene *find(const char *name)
 {
-	const struct scene *const lists[] = { endings, paths, waits, life, limits, hostile };
+	const struct scene *const lists[] = { endings, paths, waits, life, limits, hostile, besides };
 
 	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)
 		for (const struct scene *s = lists[i]; s->name; s++)

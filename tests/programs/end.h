@@ -61,7 +61,7 @@ struct scene {
 	void (*play)(struct end *e);
 };
 
-extern const struct scene endings[], paths[], waits[], life[], limits[], hostile[];
+extern const struct scene endings[], paths[], waits[], life[], limits[], hostile[], besides[];
 
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -22,6 +22,7 @@ pub mod programs_fixture;
 pub mod programs_talk;
 pub mod stage;
 pub mod sys;
+pub mod tools;
 pub mod traffic;
 pub mod veth;
 pub mod watch;

@@ -24,8 +24,8 @@ use crate::{
     traffic::{Kernel, Line, lines_in},
 };
 
-/// A scene takes a small part of this, on a slow machine too.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// A scene takes a small part of this, on a slow machine too; but for a thousand handshakes.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `programs/end.c`, compiled.
 const END: &str = env!("KTLSSHIM_TESTS_END");

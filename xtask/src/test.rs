@@ -39,6 +39,9 @@ pub const RUN_PACKAGES: &[&str] = &[
     "psmisc",
     "iproute2",
     "kmod",
+    "libjemalloc2",
+    "libtcmalloc-minimal4",
+    "valgrind",
 ];
 
 #[derive(Args, Debug)]
@@ -50,6 +53,7 @@ complain, and (without --unit) at least one test ran in the virtual machine.
     cargo xtask test --unit
     cargo xtask test handback            tests whose name contains it
     cargo xtask test --program wire      only tests/tests/wire.rs
+    cargo xtask test --program slow_tools   sanitizers, valgrind: no run without names has slow_*
     cargo xtask test --kernel debug      the kernel module's tests, where a mistake is seen
     cargo xtask test --kernel debug -e KTLSSHIM_TEST_ROUNDS=20     ... and each race 20 times as long")]
 pub struct Test {
@@ -84,6 +88,9 @@ struct Program {
 
 /// Test programs that only the debug kernel can run begin so; other runs do not have them.
 const DEBUG_ONLY: &str = "debug_";
+
+/// Test programs that take minutes begin so; they run when they are named.
+const SLOW: &str = "slow_";
 
 /// The programs that test the kernel module and nothing else.
 const KERNEL_PROGRAMS: [&str; 2] = ["kernel_*", "debug_*"];
@@ -223,6 +230,9 @@ impl Test {
         }
         if self.machine.kernel != Kernel::Debug {
             all.retain(|p| !p.name.starts_with(DEBUG_ONLY));
+        }
+        if self.program.is_empty() {
+            all.retain(|p| !p.name.starts_with(SLOW));
         }
         for program in copies.take(all)? {
             let mut expected = self.listed(&program)?;
