@@ -54,10 +54,14 @@ pub fn wire(near: impl FnOnce(), far: impl FnOnce() + Send + 'static) -> (TcpStr
     connected(near, far, false)
 }
 
-/// A wire without scatter/gather at the near end: TCP has to copy what it is handed. It does so only
-/// for a socket that does without GSO too, as one with signatures (RFC 2385) does.
+/// A wire without scatter/gather: TCP has to copy what it is handed, and what arrives lies in one piece.
+/// It does so only for a socket that does without GSO too, as one with signatures (RFC 2385) does.
 pub fn wire_that_copies() -> (TcpStream, TcpStream) {
-    connected(|| offload(NEAR, Feature::ScatterGather, false), || {}, true)
+    connected(
+        || offload(NEAR, Feature::ScatterGather, false),
+        || offload(FAR, Feature::ScatterGather, false),
+        true,
+    )
 }
 
 fn connected(

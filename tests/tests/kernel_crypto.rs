@@ -130,7 +130,9 @@ fn memory() -> (File, Vec<(u64, u64)>) {
         let hex = |s: &str| u64::from_str_radix(s, 16).expect("an address");
         let ram = ram.map(|l| {
             let (from, to) = l.split_once(" : ").unwrap().0.split_once('-').unwrap();
-            (hex(from), hex(to) + 1 - hex(from))
+            // Whole pages: the kernel warns of a page that is RAM in part.
+            let (from, end) = (hex(from).next_multiple_of(4096), (hex(to) + 1) & !4095);
+            (from, end.saturating_sub(from))
         });
         return (File::open("/dev/mem").expect("/dev/mem"), ram.collect());
     };
