@@ -44,7 +44,7 @@ fn close_range_of_a_connection() {
 #[test]
 fn passed_by_scm_rights() {
     play("passed_on", &["client: set_fd: 1"], |found| {
-        found.offloaded(8)
+        found.offloaded(7)
     });
 }
 
