@@ -12,23 +12,6 @@
 #include <sys/resource.h>
 #include <sys/sendfile.h>
 
-static void talks(struct end *e, int n)
-{
-	for (int i = 0; i < n; i++)
-		talk(e, 2000);
-}
-
-static void close_in_order(struct end *e)
-{
-	if (e->server) {
-		shut(e);
-		shut(e);
-	} else {
-		take(e, 10);
-		shut(e);
-	}
-}
-
 static int asked, helper[2];
 
 /* As servers do that have another process keep the keys of their tickets. */

@@ -298,6 +298,23 @@ long shut(struct end *e)
 	return did(e, "shutdown", SSL_shutdown(e->ssl));
 }
 
+void talks(struct end *e, int n)
+{
+	for (int i = 0; i < n; i++)
+		talk(e, 2000);
+}
+
+void close_in_order(struct end *e)
+{
+	if (e->server) {
+		shut(e);
+		shut(e);
+	} else {
+		take(e, 10);
+		shut(e);
+	}
+}
+
 size_t put_all(struct end *e, size_t n)
 {
 	size_t done = 0;

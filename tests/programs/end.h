@@ -87,6 +87,7 @@ void start(struct end *e);
 void warm(struct end *e);
 /* Some more of it, and it says how it went. */
 void talk(struct end *e, size_t n);
+void talks(struct end *e, int n);
 void drop_ssl(struct end *e);
 void drop_fd(struct end *e);
 
@@ -100,6 +101,8 @@ unsigned char *room_in(void);
 long put(struct end *e, size_t n);
 long take(struct end *e, size_t n);
 long shut(struct end *e);
+/* close_notify both ways, the server's first. */
+void close_in_order(struct end *e);
 /* Calls until `n` bytes went, or one failed, which is said, as is the sum. */
 size_t put_all(struct end *e, size_t n);
 size_t take_all(struct end *e, size_t n);

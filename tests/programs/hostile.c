@@ -21,23 +21,6 @@ extern char **environ;
 ssize_t __read_chk(int fd, void *buf, size_t n, size_t room);
 ssize_t __recv_chk(int fd, void *buf, size_t n, size_t room, int flags);
 
-static void talks(struct end *e, int n)
-{
-	for (int i = 0; i < n; i++)
-		talk(e, 2000);
-}
-
-static void close_in_order(struct end *e)
-{
-	if (e->server) {
-		shut(e);
-		shut(e);
-	} else {
-		take(e, 10);
-		shut(e);
-	}
-}
-
 static void ended(const char *what, pid_t child)
 {
 	int status = -1;

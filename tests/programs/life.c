@@ -6,23 +6,6 @@
  */
 #include "end.h"
 
-static void close_in_order(struct end *e)
-{
-	if (e->server) {
-		shut(e);
-		shut(e);
-	} else {
-		take(e, 10);
-		shut(e);
-	}
-}
-
-static void talks(struct end *e, int n)
-{
-	for (int i = 0; i < n; i++)
-		talk(e, 2000);
-}
-
 /* One SSL, two connections. */
 static void again(struct end *e, int orderly, int state)
 {

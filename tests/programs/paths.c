@@ -172,13 +172,7 @@ static void early(struct end *e, int accepted)
 
 	start(e);
 	warm(e);
-	if (e->server) {
-		shut(e);
-		shut(e);
-	} else {
-		take(e, 10);
-		shut(e);
-	}
+	close_in_order(e);
 	session = SSL_get1_session(e->ssl);
 	drop_ssl(e);
 	drop_fd(e);

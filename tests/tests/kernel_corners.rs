@@ -10,6 +10,16 @@ use ktlsshim_tests::peer::{DATA, HANDSHAKE};
 use ktlsshim_tests::*;
 use libc::*;
 
+/// A page of memory, nobody's yet.
+fn new_page(more: c_int) -> *mut c_void {
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS | more;
+    let none = std::ptr::null_mut();
+    // SAFETY: a new mapping.
+    let page = unsafe { mmap(none, 4096, PROT_READ | PROT_WRITE, flags, -1, 0) };
+    assert_ne!(page, MAP_FAILED);
+    page
+}
+
 #[test]
 fn a_bad_pointer_for_an_option_is_efault() {
     in_vm(|| {
@@ -57,19 +67,8 @@ fn a_32_bit_program_has_the_same_ioctl() {
         std::fs::write("/run/corners.data", &data).expect("a file");
         let file = std::fs::File::open("/run/corners.data").expect("the file");
         let mut link = Link::any();
-        // SAFETY: a new mapping, where 32 bits reach it.
-        let page = unsafe {
-            let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT;
-            mmap(
-                std::ptr::null_mut(),
-                4096,
-                PROT_READ | PROT_WRITE,
-                flags,
-                -1,
-                0,
-            )
-        };
-        assert_ne!(page, MAP_FAILED);
+        // Where 32 bits reach it.
+        let page = new_page(MAP_32BIT);
         let arg = page.cast::<u64>();
         // SAFETY: within the page: struct alg_tls_sendfile.
         unsafe {
@@ -131,19 +130,7 @@ fn a_sendfile_whose_answer_cannot_be_written_tells_what_it_sent() {
         std::fs::write("/run/answer.data", &data).expect("write");
         let file = std::fs::File::open("/run/answer.data").expect("file");
         let mut link = Link::any();
-        // SAFETY: a new mapping.
-        let page = unsafe {
-            let flags = MAP_PRIVATE | MAP_ANONYMOUS;
-            mmap(
-                std::ptr::null_mut(),
-                4096,
-                PROT_READ | PROT_WRITE,
-                flags,
-                -1,
-                0,
-            )
-        };
-        assert_ne!(page, MAP_FAILED);
+        let page = new_page(0);
         let arg = page.cast::<[u64; 3]>();
         let asked = sendfile_arg(&file, 0, len as u64, 0);
         // SAFETY: within the page, which nobody else has yet.

@@ -262,7 +262,7 @@ impl Fixture {
         }
         // This very program: cargo may replace the file in target/ while the machine runs.
         fs::copy("/proc/self/exe", dir.join("xtask"))?;
-        certificate(dir)?;
+        host::certificate(dir, &[])?;
         // Nothing but the option: everything else stays Debian's default, as in the other columns.
         fs::write(
             dir.join("ktls.cnf"),
@@ -292,22 +292,6 @@ fn compile(dir: &Path, name: &str, sources: &[&str], options: &[&str]) -> Result
     gcc.arg(dir.join(name));
     gcc.args(sources.iter().map(|s| from.join(s))).args(options);
     host::run_quiet(&mut gcc).map(drop)
-}
-
-fn certificate(dir: &Path) -> Result<()> {
-    let mut openssl = Command::new("openssl");
-    openssl.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-    ]);
-    openssl.args(["-nodes", "-days", "3650", "-subj", "/CN=localhost"]);
-    openssl.arg("-keyout").arg(dir.join("key.pem"));
-    openssl.arg("-out").arg(dir.join("cert.pem"));
-    host::run_quiet(&mut openssl).map(drop)
 }
 
 /// Whether a cell of column D was carried as its row demands: bytes that the kernel counted.

@@ -291,23 +291,7 @@ fn make_fixture(progress: &Progress) -> Result<BTreeMap<String, String>> {
     }
     if !dir.join("cert.pem").exists() {
         progress.say("making a certificate");
-        let mut openssl = Command::new("openssl");
-        openssl.args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-        ]);
-        openssl.args(["-nodes", "-days", "3650", "-subj", "/CN=localhost"]);
-        openssl.args(["-addext", "subjectAltName=DNS:localhost"]);
-        openssl
-            .arg("-keyout")
-            .arg(dir.join("key.pem"))
-            .arg("-out")
-            .arg(dir.join("cert.pem"));
-        host::run_quiet(&mut openssl)?;
+        host::certificate(&dir, &["-addext", "subjectAltName=DNS:localhost"])?;
     }
     let request = |r: &Request| json!({ "name": r.0, "file": r.1, "range": r.2 });
     let list: Vec<_> = REQUESTS.iter().map(request).collect();

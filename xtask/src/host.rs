@@ -146,3 +146,21 @@ pub fn is_newer(than: &Path, file: &Path) -> bool {
 pub fn say(what: &str) {
     eprintln!("xtask: {what}");
 }
+
+/// A certificate for localhost and its key, `cert.pem` and `key.pem` in `dir`.
+pub fn certificate(dir: &Path, more: &[&str]) -> Result<()> {
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+    ]);
+    openssl.args(["-nodes", "-days", "3650", "-subj", "/CN=localhost"]);
+    openssl.args(more);
+    openssl.arg("-keyout").arg(dir.join("key.pem"));
+    openssl.arg("-out").arg(dir.join("cert.pem"));
+    run_quiet(&mut openssl).map(drop)
+}
